@@ -1,0 +1,40 @@
+# `make run` and `make test` set everything up by themselves. See README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= quickstart
+DATA ?=
+MODEL ?=
+PRESET ?=
+
+.PHONY: run test test-fast lab bench lint clean
+
+# The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adslm: Python 3.11 or newer is needed / Python 3.11 以上が必要です。例: make run PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+run: $(VENV)/ready
+	$(BIN)/adslm run --run "$(RUN)" --data "$(DATA)" --model "$(MODEL)" --preset "$(PRESET)"
+
+test: $(VENV)/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/run_all.sh
+
+test-fast: $(VENV)/ready
+	$(BIN)/python -m pytest tests/unit
+
+lab: $(VENV)/ready
+	$(BIN)/jupyter lab notebooks
+
+bench: $(VENV)/ready
+	$(BIN)/python scripts/benchmark.py
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
