@@ -1,0 +1,309 @@
+"""`DpoRecipe`: every dial of a run in one frozen record. Defaults < preset < overrides; the resolved recipe is saved with the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from .errors import RecipeError
+
+EMBEDDED = "embedded-tiny"
+LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class DpoRecipe:
+    """All settings of one run; make one with `load_recipe`."""
+
+    preset: str = "tiny"
+    """Name of the preset that this recipe started from."""
+
+    # --- model -------------------------------------------------------------------------------------------------
+    models: tuple[str, ...] = (EMBEDDED,)
+    """Hub ids or folders, tried in order; 'embedded-tiny' is the teaching model that ships with the package."""
+    fallback: bool = True
+    """Go on to the next model when one cannot be used (said aloud, with the reason). False: stop instead."""
+    device: str = "auto"
+    """'auto', 'cuda', 'mps' or 'cpu'."""
+    dtype: str = "auto"
+    """Dtype of the base weights. 'auto': float32 on CPU, bfloat16 on CUDA from compute 8.0. float16 base weights of the
+    Qwen2 family overflow to NaN."""
+    load_in_4bit: bool = False
+    """NF4 base weights by bitsandbytes (about 0.5 byte a weight). Costs speed; buys memory."""
+
+    # --- LoRA --------------------------------------------------------------------------------------------------
+    lora_r: int = 16
+    """Rank, 1-256. More learns more and forgets more."""
+    lora_alpha: int = 32
+    """Scale is alpha / r; twice the rank is usual."""
+    lora_dropout: float = 0.0
+    """0-0.5. TRL's disable_dropout sets it to 0 anyway, so that policy and reference see the same network."""
+    lora_target_modules: tuple[str, ...] = ("auto",)
+    """Names of the linear layers; 'auto' takes the attention projections of the architecture."""
+
+    # --- loss --------------------------------------------------------------------------------------------------
+    loss_type: str = "sigmoid"
+    """'sigmoid' (DPO, arXiv:2305.18290 Eq. 7), 'ipo', 'hinge' or 'robust'."""
+    beta: float = 0.1
+    """0.01-1. Larger holds the model CLOSER to the reference; smaller lets it drift."""
+    sft_weight: float = 0.0
+    """Weight of the SFT term on the chosen text (TRL's loss_type 'sft', once rpo_alpha). Without it a small model learns to avoid
+    the rejected text by forgetting the brief: see docs/results/recipes.md."""
+    label_smoothing: float = 0.0
+    """0-0.5, the share of labels believed to be flipped; used by loss_type 'robust'."""
+
+    # --- optimisation ------------------------------------------------------------------------------------------
+    learning_rate: float = 5e-6
+    """LoRA: 5e-7-5e-5 for models of a billion weights; a few-million-weight model needs 1e-4-1e-3."""
+    num_train_epochs: float = 1.0
+    """Passes over the training pairs; ignored when max_steps > 0."""
+    max_steps: int = -1
+    """Optimizer steps; -1: by epochs."""
+    per_device_train_batch_size: int = 1
+    """Pairs in one forward; memory grows with it."""
+    gradient_accumulation_steps: int = 4
+    """Forwards for one optimizer step. Effective batch = this x batch; it saves memory only through a smaller batch."""
+    per_device_eval_batch_size: int = 1
+    """Pairs in one evaluation forward. TRL's default 8 is the classic out-of-memory at evaluation."""
+    warmup_ratio: float = 0.1
+    """Share of the steps in which the learning rate rises from 0."""
+    lr_scheduler_type: str = "cosine"
+    """'cosine', 'linear' or 'constant_with_warmup'."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, much less memory."""
+    seed: int = 42
+    """Seed of the split, LoRA's start, data order and the before/after texts."""
+
+    # --- text lengths (tokens) -----------------------------------------------------------------------------------
+    max_length: int = 512
+    """Prompt plus response, in tokens. A pair whose response cannot fit is dropped, and counted."""
+    max_prompt_length: int = 256
+    """Longer prompts lose their beginning (the instruction stands at the end)."""
+
+    # --- data, watching, evaluation --------------------------------------------------------------------------------
+    eval_fraction: float = 0.15
+    """Share of the prompts held out; a prompt stands on one side only."""
+    logging_steps: int = 5
+    """Optimizer steps between two points of the curves."""
+    evals_per_run: int = 4
+    """How often the held-out pairs are scored during training."""
+    save_steps: int = 50
+    """Optimizer steps between two checkpoints."""
+    eval_prompts: int = 150
+    """At most so many held-out prompts are answered before and after."""
+    samples_per_prompt: int = 2
+    """Answers to each prompt, each with its own seed."""
+    temperature: float = 0.8
+    """Sampling temperature of the before/after texts; 0: greedy."""
+    top_p: float = 0.95
+    """Nucleus of the before/after texts."""
+    max_new_tokens: int = 96
+    """Longest answer, in tokens; one that does not stop by then counts as degenerate."""
+    ask_adtech_questions: bool = False
+    """Add the ad-tech questions (RTB, DMP against CDP, Cookie, ...) to the before/after prompts."""
+
+    # --- what the preset needs ---------------------------------------------------------------------------------------
+    needs_device: tuple[str, ...] = ("cuda", "mps", "cpu")
+    """Devices that this preset is meant for."""
+    needs_memory_gb: float = 1.0
+    """Memory (GPU memory, or memory of the machine) that its first model needs."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _coerce(field.name, _HINTS[field.name], getattr(self, field.name)))
+        for problem_ja, problem_en in _problems(self):
+            raise RecipeError(problem_ja, problem_en)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, every field."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+
+    def differences(self) -> dict[str, Any]:
+        """The fields that differ from the defaults."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+
+_HINTS = typing.get_type_hints(DpoRecipe)
+
+
+def preset_names() -> list[str]:
+    """All presets, the default first."""
+    folder = resources.files(__package__) / "presets"
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return ["tiny", *(name for name in names if name != "tiny")]
+
+
+def default_preset() -> str:
+    """'tiny', the road that runs everywhere; 'smoke' where the tests set ADSLM_SMOKE=1."""
+    return "smoke" if os.environ.get("ADSLM_SMOKE") == "1" else "tiny"
+
+
+def load_recipe(preset: str = "tiny", model: str | None = None, **overrides: Any) -> DpoRecipe:
+    """The recipe of `preset` with `overrides` on top, and with `model` tried before the preset's own models.
+
+    Raises RecipeError for an unknown preset or field (naming the nearest), a wrong type, or a value out of range.
+    """
+    import yaml
+
+    if preset not in preset_names():
+        raise RecipeError(
+            f"プリセット {preset!r} はありません。→ {_nearest(preset, preset_names())}",
+            f"There is no preset {preset!r}. -> {_nearest(preset, preset_names())}",
+        )
+    text = (resources.files(__package__) / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    recipe = recipe_from_dict({**(yaml.safe_load(text) or {}), **overrides, "preset": preset})
+    return try_first(recipe, model)
+
+
+def try_first(recipe: DpoRecipe, model: str | None) -> DpoRecipe:
+    """The recipe with `model` at the head of its list; unchanged when None or empty."""
+    if not model:
+        return recipe
+    return dataclasses.replace(recipe, models=(model, *(other for other in recipe.models if other != model)))
+
+
+def recipe_from_dict(values: dict[str, Any]) -> DpoRecipe:
+    """A recipe from plain values, as `to_dict` gives them; raises RecipeError for an unknown field."""
+    for key in values:
+        _require_field(key)
+    return DpoRecipe(**values)
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """`["beta=0.3", "models=a,b"]` -> {"beta": "0.3", "models": "a,b"}, which `load_recipe` reads by the type of each field.
+
+    Raises RecipeError for what is not field=value, for an unknown field, and for 'preset', which is no override.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"{pair!r} は「項目=値」の形ではありません。→ 例: beta=0.3",
+                f"{pair!r} is not of the form field=value. -> For example: beta=0.3",
+            )
+        key = key.strip()
+        _require_field(key)
+        if key == "preset":
+            raise RecipeError(
+                "preset は --set では変えられません。→ --preset を使ってください。",
+                "The preset is no override. -> Use --preset.",
+            )
+        values[key] = text.strip()
+    return values
+
+
+def _require_field(key: str) -> None:
+    if key not in _HINTS:
+        raise RecipeError(
+            f"レシピに {key!r} という項目はありません。→ {_nearest(key, list(_HINTS))}",
+            f"A recipe has no field {key!r}. -> {_nearest(key, list(_HINTS))}",
+        )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    listing = ", ".join(known)
+    return f"{close[0]!r}? ({listing})" if close else f"({listing})"
+
+
+def _coerce(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the field's type; text is read as the type asks (CLI and YAML 1.1 give '5e-6' as text)."""
+    try:
+        if typing.get_origin(hint) is tuple:
+            items = value.split(",") if isinstance(value, str) else list(value)
+            if not all(isinstance(item, str) for item in items):
+                raise ValueError
+            return tuple(item.strip() for item in items if item.strip())
+        if hint is bool:
+            if isinstance(value, str):
+                return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if hint is int:
+            if isinstance(value, bool) or int(value) != float(value):
+                raise ValueError
+            return int(value)
+        if hint is float:
+            number = float(value)
+            if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
+                raise ValueError
+            return number
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+    except (ValueError, TypeError, KeyError, OverflowError):
+        kind = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else "list of text"
+        raise RecipeError(
+            f"レシピの {name} に {value!r} は使えません。→ 型は {kind} です。",
+            f"Recipe field {name} cannot be {value!r}. -> Its type is {kind}.",
+        ) from None
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "lora_r": (1, 256), "lora_alpha": (1, 1024), "lora_dropout": (0, 0.5), "beta": (1e-3, 10), "sft_weight": (0, 10),
+    "label_smoothing": (0, 0.499), "learning_rate": (1e-9, 1e-1), "num_train_epochs": (0.01, 100),
+    "per_device_train_batch_size": (1, 1024), "gradient_accumulation_steps": (1, 4096),
+    "per_device_eval_batch_size": (1, 1024), "warmup_ratio": (0, 0.9), "max_grad_norm": (1e-3, 1e3), "seed": (0, 2**31 - 1),
+    "max_length": (16, 32768), "max_prompt_length": (8, 32768), "eval_fraction": (0.01, 0.5), "logging_steps": (1, 10**6),
+    "evals_per_run": (1, 100), "save_steps": (1, 10**6), "eval_prompts": (1, 10**5), "samples_per_prompt": (1, 100),
+    "temperature": (0, 2), "top_p": (0.01, 1), "max_new_tokens": (1, 4096),
+}  # fmt: skip
+_CHOICES = {
+    "loss_type": LOSS_TYPES,
+    "dtype": DTYPES,
+    "device": DEVICES,
+    "lr_scheduler_type": ("cosine", "linear", "constant_with_warmup"),
+}
+
+
+def _problems(recipe: DpoRecipe) -> typing.Iterator[tuple[str, str]]:
+    """Every rule that the recipe breaks, as (Japanese, English)."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(recipe, name)
+        if not low <= value <= high:
+            yield (
+                f"レシピの {name} = {value} は範囲外です。→ {low} から {high} の間にしてください。",
+                f"Recipe field {name} = {value} is out of range. -> Choose between {low} and {high}.",
+            )
+    for name, allowed in _CHOICES.items():
+        value = getattr(recipe, name)
+        if value not in allowed:
+            choice = _nearest(value, list(allowed))
+            yield f"レシピの {name} = {value!r} は選べません。→ {choice}", f"Recipe field {name} = {value!r} is unknown. -> {choice}"
+    if recipe.max_steps == 0 or recipe.max_steps < -1:
+        yield (
+            f"レシピの max_steps = {recipe.max_steps} は使えません。→ -1（エポック数で決める）か 1 以上にしてください。",
+            f"Recipe field max_steps = {recipe.max_steps} is no step count. -> Use -1 (by epochs) or 1 and more.",
+        )
+    if recipe.max_prompt_length >= recipe.max_length:
+        yield (
+            f"max_prompt_length = {recipe.max_prompt_length} が max_length = {recipe.max_length} 以上で、応答の場所がありません。"
+            "→ max_prompt_length を小さくしてください。",
+            f"max_prompt_length = {recipe.max_prompt_length} leaves no room for a response in max_length = {recipe.max_length}. "
+            "-> Lower max_prompt_length.",
+        )
+    if not recipe.models:
+        yield "レシピの models が空です。→ モデルを1つ以上書いてください。", "Recipe field models is empty. -> Name at least one model."
+    if recipe.label_smoothing and recipe.loss_type != "robust":
+        yield (
+            f"label_smoothing = {recipe.label_smoothing} は loss_type = {recipe.loss_type!r} では新しい TRL に黙って無視されます。"
+            "→ loss_type を 'robust' にしてください。",
+            f"label_smoothing = {recipe.label_smoothing} is silently ignored by today's TRL with loss_type = {recipe.loss_type!r}. "
+            "-> Set loss_type to 'robust'.",
+        )

@@ -1,0 +1,233 @@
+"""The run folder: the only thing that passes between notebooks.
+
+    runs/NAME/
+      manifest.json   what made this run: recipe, versions, device, model used and why, data hash, status of each step
+      dataset/ training/ evaluation/ export/ notebooks/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+
+STEPS = ("setup", "dataset", "training", "evaluation", "export")
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+def parameter(name: str, default: str) -> str:
+    """The notebook parameter `name`: the environment variable ADSLM_<name> where it is set and not empty, else `default`.
+
+    This is how `make run DATA=... MODEL=...` reaches the parameter cell of each notebook.
+    """
+    return os.environ.get(f"ADSLM_{name}") or default
+
+
+def runs_root() -> Path:
+    """The folder of all runs: $ADSLM_RUNS, else `runs/` beside the project's pyproject.toml or notebooks/, else `./runs`."""
+    if os.environ.get("ADSLM_RUNS"):
+        return Path(os.environ["ADSLM_RUNS"]).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "adslm_helpers").is_dir():
+            return folder / "runs"
+    return here / "runs"
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes `content` under a temporary name in the same folder, then renames: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that nobody else in the team may read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """`write_bytes` for UTF-8 text."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`write_text` for one JSON value; NaN and infinity are refused, for they are no JSON (write None)."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
+    """`write_text` for one JSON object a line."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file that we wrote; raises RunError when it is absent or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} がありません。→ 前の手順（ノートブック）を先に実行してください。",
+            f"{path} does not exist. -> Run the step (notebook) before this one first.",
+        ) from None
+    except ValueError as error:
+        raise RunError(
+            f"{path} が壊れています（{error}）。→ この手順をもう一度実行してください。",
+            f"{path} is broken ({error}). -> Run the step that wrote it again.",
+        ) from None
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken."""
+    if not path.is_file():
+        read_json(path)  # raises with the words for an absent file
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # bytes: a line in another encoding is named too
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise RunError(
+                f"{path} {number}行目が壊れています（{error}）。→ この手順をもう一度実行してください。",
+                f"{path} line {number} is broken ({error}). -> Run the step that wrote it again.",
+            ) from None
+    return rows
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def now() -> str:
+    """Local time with offset, to the second, ISO 8601."""
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of the packages that a result depends on; None where absent. Imports none of them."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+class Run:
+    """One run folder: its paths and its manifest. Making the object writes nothing."""
+
+    def __init__(self, name: str, root: Path | str | None = None):
+        if not _NAME.fullmatch(name):
+            raise RunError(
+                f"実行名 {name!r} は使えません。→ 半角英数字と . _ - だけで、64文字以内にしてください。",
+                f"{name!r} cannot name a run. -> Use up to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
+            )
+        self.name = name
+        self.path = (Path(root) if root else runs_root()) / name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r} at {self.path})"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "dataset"
+
+    @property
+    def training(self) -> Path:
+        return self.path / "training"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def fork(self, name: str) -> Run:
+        """Another run on this run's dataset (copied), for a second recipe to compare with; an existing one is kept up to date."""
+        self.require("dataset")
+        other = Run(name, self.path.parent)
+        for file in sorted(self.dataset.iterdir()):
+            write_bytes(other.dataset / file.name, file.read_bytes())
+        other.update(steps={**other.manifest()["steps"], "dataset": self.manifest()["steps"]["dataset"]}, forked_from=self.name)
+        return other
+
+    def manifest(self) -> dict:
+        """The manifest, or a fresh one where there is none yet."""
+        if not (self.path / "manifest.json").is_file():
+            return {"name": self.name, "created": now(), "steps": {}}
+        return read_json(self.path / "manifest.json")
+
+    def update(self, **values: Any) -> dict:
+        """Sets top-level keys of the manifest and writes it."""
+        manifest = {**self.manifest(), **values, "updated": now()}
+        write_json(self.path / "manifest.json", manifest)
+        return manifest
+
+    def status(self, step: str) -> str:
+        """'absent', 'running', 'done', 'failed' or 'interrupted'. 'running' after a crash means: did not finish."""
+        return self.manifest()["steps"].get(step, {}).get("status", "absent")
+
+    def require(self, step: str) -> dict:
+        """What `step` noted in the manifest; raises RunError unless it is done."""
+        if self.status(step) != "done":
+            notebook = STEPS.index(step)
+            raise RunError(
+                f"{self.path}: 手順「{step}」がまだ終わっていません（{self.status(step)}）。"
+                f"→ ノートブック {notebook:02d} を実行してから、このセルに戻ってください。",
+                f"{self.path}: step {step!r} is not done ({self.status(step)}). -> Run notebook {notebook:02d} first.",
+            )
+        return self.manifest()["steps"][step]
+
+    @contextmanager
+    def step(self, name: str, **facts: Any) -> Iterator[dict]:
+        """Marks a step as running, then done, failed or interrupted; what the body puts into the yielded dict is noted.
+
+        A step that starts again makes the steps after it stale, so their notes are marked 'stale'.
+        """
+        assert name in STEPS, name
+        notes: dict[str, Any] = dict(facts)
+        self._note(name, {"status": "running", "started": now(), **notes}, stale_later=True)
+        status = "failed"
+        try:
+            yield notes
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            started = self.manifest()["steps"][name]["started"]
+            self._note(name, {"status": status, "started": started, "ended": now(), **notes})
+
+    def _note(self, name: str, entry: dict, stale_later: bool = False) -> None:
+        steps = dict(self.manifest()["steps"])
+        steps[name] = entry
+        if stale_later:
+            for later in STEPS[STEPS.index(name) + 1 :]:
+                if later in steps:
+                    steps[later] = {**steps[later], "status": "stale"}
+        self.update(steps=steps, versions=versions())
