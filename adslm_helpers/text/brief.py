@@ -1,0 +1,83 @@
+"""What a prompt asks for, read from its words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+CHANNELS = "検索広告の見出し|見出し|バナーコピー|キャッチコピー|コピー|メール件名|件名|プッシュ通知|SNS投稿文|SNS投稿|投稿文|説明文|広告文|訴求文|タイトル|宣伝文"
+# A field that was left blank is None: its value starts on its own line, and not with a space.
+_PRODUCT = (
+    re.compile(r"商品(?:名)?\s*[：:][^\S\n]*(?P<product>[^\s、。][^\n、。]*)"),
+    # The phrase must start the line and hold no space: "ゲーム アプリの訴求文" names a genre, not a product.
+    re.compile(rf"^(?:【テーマ】)?(?:[^\s、。]{{1,20}}に向けた)?(?P<product>[^\s、。【】「」]{{1,24}}?)の(?:{CHANNELS})を", re.MULTILINE),
+)
+_AUDIENCE = (
+    re.compile(r"ターゲット\s*[：:][^\S\n]*(?P<audience>[^\s、。][^\n、。]*)"),
+    re.compile(r"(?P<audience>[^\s、。]{1,20})(?:に向けた|向けに)"),
+)
+_APPEAL = (
+    re.compile(r"訴求(?:点|ポイント)?は?\s*[：:]?\s*「(?P<appeal>[^「」\n]+)」"),
+    re.compile(r"訴求(?:点|ポイント)?\s*[：:][^\S\n]*(?P<appeal>[^「」\s、。][^「」\n、。]*)"),
+    re.compile(r"「(?P<appeal>[^「」\n]+)」を(?:入れ|含め|使)"),
+)
+_CHANNEL = (re.compile(r"媒体\s*[：:][^\S\n]*(?P<channel>[^\s（(、。][^\n（(、。]*)"), re.compile(rf"(?P<channel>{CHANNELS})"))
+_MAX = re.compile(r"(\d+)\s*(?:文字|字)\s*(?:以内|以下|まで)")
+_MIN = re.compile(r"(\d+)\s*(?:文字|字)\s*以上")
+_BETWEEN = re.compile(r"(\d+)\s*(?:文字|字)?\s*[~〜～-]\s*(\d+)\s*(?:文字|字)")
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a prompt states; None where it states nothing (then nothing is checked)."""
+
+    product: str | None = None
+    audience: str | None = None
+    appeal: str | None = None
+    channel: str | None = None
+    min_chars: int | None = None
+    max_chars: int | None = None
+
+    def length_fits(self, text: str) -> bool | None:
+        """Whether `text` keeps the stated limits, counted in characters; None where none is stated."""
+        if self.min_chars is None and self.max_chars is None:
+            return None
+        length = len(unicodedata.normalize("NFC", text.strip()))
+        return (self.min_chars or 0) <= length <= (self.max_chars or length)
+
+
+def parse_brief(prompt: str | list[dict]) -> Brief:
+    """Reads product, audience, selling point, channel and limits from a prompt (of messages: the last one of the user)."""
+    text = prompt_text(prompt)
+    low, high = _limits(text)
+    return Brief(
+        product=_first(_PRODUCT, "product", text),
+        audience=_first(_AUDIENCE, "audience", text),
+        appeal=_first(_APPEAL, "appeal", text),
+        channel=_first(_CHANNEL, "channel", text),
+        min_chars=low,
+        max_chars=high,
+    )
+
+
+def prompt_text(prompt: str | list[dict]) -> str:
+    """The words of the user: the prompt itself, or the last user message."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
+
+
+def _limits(text: str) -> tuple[int | None, int | None]:
+    plain = unicodedata.normalize("NFKC", text)
+    if between := _BETWEEN.search(plain):
+        return int(between[1]), int(between[2])
+    low, high = _MIN.search(plain), _MAX.search(plain)
+    return (int(low[1]) if low else None), (int(high[1]) if high else None)
+
+
+def _first(patterns: tuple[re.Pattern, ...], name: str, text: str) -> str | None:
+    for pattern in patterns:
+        if found := pattern.search(text):
+            return found[name].strip()
+    return None
