@@ -1,0 +1,1 @@
+"""What this machine is and can do: device and precision with the reason, installed packages, Colab."""

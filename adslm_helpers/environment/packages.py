@@ -1,0 +1,199 @@
+"""Are the installed packages the ones this project needs? Read from metadata alone: offline, nothing imported, under a second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SetupError
+from .colab import on_colab
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "adslm-helpers"
+_PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+# The only packages that Colab lacks. Everything else belongs to its runtime: replacing it there breaks other things.
+_COLAB_LACKS = ("trl", "bitsandbytes")
+_JOBS = {
+    "torch": ("計算（学習と生成）", "computing (training and writing texts)"),
+    "transformers": ("モデルの読み込みと生成", "loading models and writing texts"),
+    "trl": ("DPO 学習", "DPO training"),
+    "peft": ("LoRA アダプターの学習", "training LoRA adapters"),
+    "accelerate": ("学習を CPU・GPU で動かすこと", "running the training on CPU or GPU"),
+    "datasets": ("学習データの受け渡し", "handing the data to the trainer"),
+    "numpy": ("数値と信頼区間の計算", "numbers and intervals"),
+    "pandas": ("CSV・Parquet の読み込みと表", "reading CSV and Parquet, and tables"),
+    "matplotlib": ("グラフ", "figures"),
+    "ipywidgets": ("ノートブックの入力欄と学習中の表示", "forms and the live view in notebooks"),
+    "safetensors": ("重みの保存と読み込み", "saving and loading weights"),
+    "bitsandbytes": ("4-bit 読み込み（省メモリ学習）", "4-bit loading (training in less memory)"),
+    "tensorboard": ("TensorBoard の記録", "TensorBoard logs"),
+}
+
+
+@dataclass(frozen=True)
+class PackageStatus:
+    """One package: what is there, what is needed, and what that means for this job."""
+
+    name: str
+    installed: str | None
+    """Installed version; None: absent."""
+    required: str
+    """Range of versions, '>=4.56.2'; '' means any."""
+    severity: str
+    """'ok'; 'note': nothing to do unless you want it; 'problem': has to be mended."""
+    meaning_ja: str
+    meaning_en: str
+
+    @property
+    def ok(self) -> bool:
+        """Nothing has to be done about this package."""
+        return self.severity != "problem"
+
+
+def check_packages(needed: tuple[str, ...] = ()) -> list[PackageStatus]:
+    """One status per package that this project names, then one for torchao where it would break LoRA.
+
+    `needed` names optional packages that this recipe cannot do without (bitsandbytes for 4-bit).
+    Raises SetupError when the ranges themselves cannot be found.
+    """
+    statuses = [_status(requirement, optional and requirement.name not in needed) for requirement, optional in requirements()]
+    return statuses + ([_torchao_note()] if old_torchao_blocks_lora() else [])
+
+
+def requirements() -> list[tuple[Requirement, bool]]:
+    """What this project needs here, as (requirement, optional?), from the one place that says it: its own metadata.
+
+    Installed metadata first, else the pyproject.toml beside the package (a clone on the path; needs Python 3.11).
+    Environment markers are applied; extras count only for packages that the job knows (development tools do not).
+    """
+    try:
+        own = metadata.distribution(DISTRIBUTION)
+        lines, extras = own.requires or [], own.metadata.get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        lines, extras = _pyproject_requirements()
+    return list(_applicable(lines, extras))
+
+
+def old_torchao_blocks_lora() -> bool:
+    """Whether peft 0.19 or newer meets a torchao older than 0.16: its LoRA then raises ImportError (Colab since 2026.07)."""
+    from packaging.version import InvalidVersion, Version
+
+    peft, torchao = _installed("peft"), _installed("torchao")
+    if peft is None or torchao is None:
+        return False
+    try:
+        return Version(peft) >= Version("0.19") and Version(torchao) < Version("0.16")
+    except InvalidVersion:
+        return False
+
+
+def hide_old_torchao() -> bool:
+    """Makes peft believe that torchao is absent, only where the installed one would break LoRA; True when it is hidden.
+
+    Call it before peft makes its first adapter: peft remembers what it found. 4-bit LoRA never asks for torchao.
+    """
+    if not old_torchao_blocks_lora():
+        return False
+    sys.modules["torchao"] = None  # type: ignore[assignment]  # importlib.util.find_spec then answers "absent"
+    return True
+
+
+def _applicable(lines: list[str], extras: list[str]) -> Iterator[tuple[Requirement, bool]]:
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement, False
+        elif requirement.name.lower() in _JOBS and any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            yield requirement, True
+
+
+def _pyproject_requirements() -> tuple[list[str], list[str]]:
+    """(requirement lines as installed metadata has them, names of the extras) of the pyproject.toml beside the package."""
+    try:
+        import tomllib
+
+        project = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"]
+    except (ImportError, OSError, KeyError, ValueError) as error:
+        raise SetupError(
+            f"{DISTRIBUTION} がインストールされていないため、必要なバージョンが分かりません"
+            f"（{_PYPROJECT}: {type(error).__name__}）。→ ノートブック先頭のインストールのセルを実行してください。",
+            f"{DISTRIBUTION} is not installed, so the versions it needs are unknown ({_PYPROJECT}: {type(error).__name__}). "
+            "-> Run the install cell at the top of the notebook.",
+        ) from None
+    extras = project.get("optional-dependencies", {})
+    lines = [_with_extra(line, extra) for extra, group in extras.items() for line in group]
+    return project.get("dependencies", []) + lines, list(extras)
+
+
+def _with_extra(line: str, extra: str) -> str:
+    requirement, _, marker = line.partition(";")
+    return f'{requirement}; ({marker}) and extra == "{extra}"' if marker.strip() else f'{requirement}; extra == "{extra}"'
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name) or None
+    except (metadata.PackageNotFoundError, KeyError):  # KeyError: a folder left over without a METADATA file
+        return None
+
+
+def _status(requirement: Requirement, optional: bool) -> PackageStatus:
+    name, required, installed = requirement.name, str(requirement.specifier), _installed(requirement.name)
+    job_ja, job_en = _JOBS.get(name.lower(), ("このプロジェクト", "this project"))
+    todo_ja, todo_en = _todo(requirement)
+    if installed is None and optional:
+        severity = "note"
+        ja = f"入っていません。{job_ja}を使うときだけ必要です。"
+        en = f"absent; only needed for {job_en}."
+    elif installed is None:
+        severity = "problem"
+        ja = f"入っていません。{job_ja}ができません。→ {todo_ja}"
+        en = f"absent: no {job_en}. -> {todo_en}"
+    elif _within(requirement, installed):
+        severity, ja, en = "ok", f"{job_ja}に使えます。", f"fit for {job_en}."
+    else:
+        severity = "note" if optional else "problem"
+        ja = f"{installed} は範囲 {required} の外で、{job_ja}が失敗するおそれがあります。→ {todo_ja}"
+        en = f"{installed} is outside {required}: {job_en} may fail. -> {todo_en}"
+    return PackageStatus(name, installed, required, severity, ja, en)
+
+
+def _within(requirement: Requirement, installed: str) -> bool:
+    from packaging.version import InvalidVersion
+
+    try:
+        return requirement.specifier.contains(installed, prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+def _todo(requirement: Requirement) -> tuple[str, str]:
+    if on_colab() and requirement.name.lower() in _COLAB_LACKS:
+        return "ノートブック先頭のインストールのセルを実行してください。", "Run the install cell at the top of the notebook."
+    if on_colab():
+        return (
+            "「ランタイム」>「ランタイムのタイプを変更」でランタイムのバージョンを「最新」にしてください（1つだけ更新すると他が壊れます）。",
+            "Menu Runtime > Change runtime type: set the runtime version to 'Latest' (updating one package breaks others).",
+        )
+    # Quoted: an unquoted >= is a redirection for the shell, which installs any version and writes a file named "=0.29.1".
+    command = f'pip install "{requirement.name}{requirement.specifier}"'
+    return f"{command} を実行し、カーネルを再起動してください。", f"Run {command} and restart the kernel."
+
+
+def _torchao_note() -> PackageStatus:
+    peft, torchao = _installed("peft"), _installed("torchao")
+    return PackageStatus(
+        "torchao",
+        torchao,
+        ">=0.16",
+        "note",
+        f"peft {peft} は古い torchao {torchao} があると LoRA を作れません。学習前に自動で隠すので、作業は要りません。",
+        f"peft {peft} refuses LoRA beside the old torchao {torchao}. It is hidden before training: nothing to do.",
+    )
