@@ -1,0 +1,112 @@
+"""What `build_dataset` did, for people: lines for a terminal, a table for a notebook, plain values for report.json."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict, dataclass
+
+from .rows import Problem
+from .statistics import Finding
+
+REASONS = {
+    "not_json": ("JSON でない", "not JSON"),
+    "not_csv": ("CSV でない", "not CSV"),
+    "too_many_cells": ("セルが多すぎる", "too many cells"),
+    "bad_encoding": ("文字コードが壊れている", "broken encoding"),
+    "not_object": ("オブジェクトでない", "no object"),
+    "missing_column": ("列がない", "column missing"),
+    "empty_prompt": ("prompt が空", "empty prompt"),
+    "empty_chosen": ("chosen が空", "empty chosen"),
+    "empty_rejected": ("rejected が空", "empty rejected"),
+    "not_text": ("文字列でない", "no text"),
+    "same_answers": ("両側が同じ", "same answers"),
+    "bad_messages": ("対話の形が違う", "bad messages"),
+    "lone_surrogate": ("壊れた文字", "lone surrogate"),
+    "nul_character": ("NUL 文字", "NUL character"),
+    "duplicate": ("重複", "duplicate"),
+}
+_SEVERITY = {"error": ("要対処", "ERROR"), "warn": ("注意", "WARN"), "info": ("参考", "INFO")}
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """The result of `build_dataset`: rows_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval']."""
+
+    run: str
+    source: str
+    rows_in: int
+    kept: int
+    dropped: dict[str, int]
+    notes: dict[str, int]
+    problems: list[Problem]
+    statistics: dict
+    findings: list[Finding]
+    split: dict
+    sha256: dict[str, str]
+
+    def to_dict(self) -> dict:
+        """Plain JSON values, as report.json holds them."""
+        problems = [
+            {"code": problem.code, "source": problem.place.short, "ja": problem.line_ja, "en": problem.line_en}
+            for problem in self.problems
+        ]
+        return {**asdict(self), "problems": problems, "findings": [finding.to_dict() for finding in self.findings]}
+
+    def lines(self) -> list[str]:
+        """The summary, each line in Japanese, then in English."""
+        pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5])]
+        for finding in self.findings:
+            ja, en = _SEVERITY[finding.severity]
+            pairs.append((f"[{ja}] {finding.ja}", f"[{en}] {finding.en}"))
+        return [line for pair in pairs for line in pair]
+
+    def _counts(self) -> list[tuple[str, str]]:
+        dropped = sum(self.dropped.values())
+        ja, en = (f"（{reasons}）" if dropped else "" for reasons in reason_counts(self.dropped))
+        counts = [
+            (
+                f"{self.source}: {self.rows_in:,}行 → 採用 {self.kept:,}行、除外 {dropped:,}行{ja}",
+                f"{self.source}: {self.rows_in:,} rows -> {self.kept:,} kept, {dropped:,} dropped{en.translate(_ASCII)}",
+            )
+        ]
+        if stripped := self.notes.get("stripped"):
+            counts.append((f"前後の空白を除いた行: {stripped:,}行", f"Outer white space removed: {stripped:,} rows"))
+        left_out = ", ".join(f"{key.partition(':')[2]} ({n:,})" for key, n in self.notes.items() if key.startswith("left_out:"))
+        if left_out:
+            counts.append((f"残さなかった列の値: {left_out}", f"Column values left out: {left_out}"))
+        split = self.split
+        counts.append(
+            (
+                f"学習 {split['train']:,}行（{split['train_prompts']:,}プロンプト）、評価 {split['eval']:,}行"
+                f"（{split['eval_prompts']:,}プロンプト、{split['eval_share']:.1%}）。{split['statement_ja']}",
+                f"Training {split['train']:,} rows ({split['train_prompts']:,} prompts), held out {split['eval']:,} rows "
+                f"({split['eval_prompts']:,} prompts, {split['eval_share']:.1%}). {split['statement_en']}",
+            )
+        )
+        return counts
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook; every text is escaped, for it may come from the user's data."""
+        counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in self._counts())
+        findings = "".join(
+            f"<tr><td><b>{_both(*_SEVERITY[finding.severity])}</b></td>"
+            f"<td style='text-align:left'>{_both(finding.ja, finding.en)}</td></tr>"
+            for finding in self.findings
+        )
+        problems = "".join(f"<li>{_both(problem.line_ja, problem.line_en)}</li>" for problem in self.problems)
+        listing = f"<details><summary>除外した行の例 / Dropped rows</summary><ul>{problems}</ul></details>" if problems else ""
+        return f"<div>{counts}<table>{findings}</table>{listing}</div>"
+
+
+_ASCII = str.maketrans({"（": " (", "）": ")"})
+
+
+def reason_counts(dropped: dict[str, int]) -> tuple[str, str]:
+    """'重複 2、JSON でない 1' and 'duplicate 2, not JSON 1', the most frequent first."""
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    words = [(*REASONS.get(code, (code, code)), count) for code, count in ordered]
+    return "、".join(f"{ja} {count:,}" for ja, _, count in words), ", ".join(f"{en} {count:,}" for _, en, count in words)
+
+
+def _both(ja: str, en: str) -> str:
+    return f"{html.escape(ja)}<br><small>{html.escape(en)}</small>"

@@ -1,0 +1,77 @@
+"""A raw row, the place where it stands, and what can be wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: the line of a text file (unit 'line'), or the row of something without lines (unit 'row')."""
+
+    source: str
+    number: int
+    unit: str = "line"
+
+    @property
+    def ja(self) -> str:
+        return f"{self.source} {self.number}{'行目' if self.unit == 'line' else '件目'}"
+
+    @property
+    def en(self) -> str:
+        return f"{self.source} {self.unit} {self.number}"
+
+    @property
+    def short(self) -> str:
+        """`train.jsonl:12`: no folder, for it goes into the data that a run hands on."""
+        name = self.source if self.source.startswith("hf:") else Path(self.source).name
+        return f"{name}:{self.number}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row cannot be used: a code to count by, and what happened and why in Japanese and English."""
+
+    code: str
+    ja: str
+    en: str
+    place: Place
+
+    @property
+    def line_ja(self) -> str:
+        return f"{self.place.ja}: {self.ja}"
+
+    @property
+    def line_en(self) -> str:
+        return f"{self.place.en}: {self.en}"
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it was found; `value` is None where `problem` says that it could not be read."""
+
+    value: Any
+    place: Place
+    problem: Problem | None = None
+
+    @property
+    def place_ja(self) -> str:
+        return self.place.ja
+
+    @property
+    def place_en(self) -> str:
+        return self.place.en
+
+
+def fail(ja: str, en: str) -> NoReturn:
+    """Raises DataError, without the error of a library that may be under way."""
+    raise DataError(ja, en) from None
+
+
+def broken(code: str, ja: str, en: str, place: Place) -> RawRow:
+    """A row that could not be read."""
+    return RawRow(None, place, Problem(code, ja, en, place))
