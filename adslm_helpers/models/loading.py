@@ -1,0 +1,218 @@
+"""From a recipe to a loaded model: the fallback list, each skip with its reason, LoRA, the adapter of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..environment.device import DevicePlan, choose_device
+from ..errors import ModelError
+from ..recipe import EMBEDDED, DpoRecipe
+from .catalog import CATALOG, facts_from_config
+from .memory import plan_memory
+from .templates import ensure_chat_template
+from .tiny import embedded_model_path
+
+LORA_TARGETS = {
+    "gpt2": ("c_attn", "c_proj"),
+    "gpt_neox": ("query_key_value", "dense"),
+}
+_DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A model of the list that was not used, and why."""
+
+    name: str
+    ja: str
+    en: str
+
+
+@dataclass
+class LoadedModel:
+    """A model ready for training or answering, with the story of how it was chosen."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    plan: DevicePlan
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What was chosen and what was skipped, Japanese and English; a fallback is said first and loudly."""
+        told = []
+        if self.skipped:
+            told.append(f"【注意】最初のモデルは使えず、{self.name} に切り替えました。/ FALLBACK: using {self.name} instead.")
+            told += [f"  - {skip.name}: {skip.ja} / {skip.en}" for skip in self.skipped]
+        else:
+            told.append(f"モデル / model: {self.name}")
+        if self.name == EMBEDDED:
+            told.append("これは教材用の小さなモデルです。実際の広告には使えません。/ This is a teaching model, not one to advertise with.")
+        return told + self.notes
+
+    def record(self) -> dict:
+        """For the manifest."""
+        return {
+            "name": self.name,
+            "device": self.plan.device,
+            "dtype": self.plan.dtype,
+            "skipped": [{"name": skip.name, "reason": skip.en} for skip in self.skipped],
+            "notes": self.notes,
+        }
+
+
+def load_model(recipe: DpoRecipe, plan: DevicePlan | None = None) -> LoadedModel:
+    """The first model of `recipe.models` that can be used here, on its device, without an adapter.
+
+    Raises ModelError, listing every reason, when none can; with `recipe.fallback` off, when the first cannot.
+    """
+    plan = plan or choose_device(recipe)
+    skipped: list[Skipped] = []
+    for name in recipe.models if recipe.fallback else recipe.models[:1]:
+        loaded = _too_large(name, recipe, plan) or _try_load(name, recipe, plan)
+        if isinstance(loaded, Skipped):
+            skipped.append(loaded)
+            continue
+        loaded.skipped = skipped
+        return loaded
+    ja = "\n".join(f"  - {skip.name}: {skip.ja}" for skip in skipped)
+    en = "\n".join(f"  - {skip.name}: {skip.en}" for skip in skipped)
+    raise ModelError(
+        f"使えるモデルがありません。\n{ja}\n→ models に '{EMBEDDED}' を加えると、ネットワークなしで試せます。",
+        f"No model of the list can be used here.\n{en}\n-> Add '{EMBEDDED}' to `models` to try the road without a network.",
+    )
+
+
+def load_named(name: str, recipe: DpoRecipe, adapter: Path | None = None) -> LoadedModel:
+    """Exactly the model `name` (as a manifest recorded it), with the PEFT adapter of a folder on it when one is given."""
+    from dataclasses import replace
+
+    loaded = load_model(replace(recipe, models=(name,), fallback=False))
+    if adapter is not None:
+        from peft import PeftModel
+
+        loaded.model = PeftModel.from_pretrained(loaded.model, str(adapter), is_trainable=False)
+    loaded.model.eval()
+    return loaded
+
+
+def lora_config(recipe: DpoRecipe, model: Any) -> Any:
+    """The `peft.LoraConfig` of the recipe; 'auto' targets are the attention projections of the model's architecture."""
+    from peft import LoraConfig
+
+    targets = recipe.lora_target_modules
+    if targets == ("auto",):
+        targets = LORA_TARGETS.get(model.config.model_type, _DEFAULT_TARGETS)
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if not present & set(targets):
+        raise ModelError(
+            f"LoRA の対象 {', '.join(targets)} がこのモデル（{model.config.model_type}）にありません。"
+            "→ lora_target_modules をこのモデルの層の名前にしてください。",
+            f"This model ({model.config.model_type}) has no modules named {', '.join(targets)}. -> Set lora_target_modules.",
+        )
+    return LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=[name for name in targets if name in present],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _too_large(name: str, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None:
+    """A Skipped when a known model cannot fit in the device's memory; nothing is downloaded to find out."""
+    facts = CATALOG.get(name)
+    if facts is None or plan.memory_gb is None:
+        return None
+    need = plan_memory(facts, recipe, plan.dtype).total
+    if need <= plan.memory_gb:
+        return None
+    return Skipped(
+        name,
+        f"約 {need:.1f} GB 必要ですが、使えるのは {plan.memory_gb:.1f} GB です",
+        f"needs about {need:.1f} GB, {plan.memory_gb:.1f} GB is there",
+    )
+
+
+def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan) -> LoadedModel | Skipped:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where, only_local = _where(name)
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=only_local)
+        facts = facts_from_config(config)
+        need = plan_memory(facts, recipe, plan.dtype).total
+        if plan.memory_gb is not None and need > plan.memory_gb:
+            return Skipped(name, f"約 {need:.1f} GB 必要です", f"needs about {need:.1f} GB, {plan.memory_gb:.1f} GB is there")
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
+        options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
+        # `torch_dtype` is the one spelling that every transformers accepts; the default dtype changed with version 5.
+        model = AutoModelForCausalLM.from_pretrained(where, torch_dtype=_dtype(plan), local_files_only=only_local, **options)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        return _why_not(name, error, only_local)
+    if not recipe.load_in_4bit:
+        model = model.to(plan.device)
+    notes = [note] if (note := ensure_chat_template(tokenizer, name)) else []
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append(f"{name} has no pad token; its EOS pads (the response mask keeps the real EOS scored)")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = True
+    return LoadedModel(model, tokenizer, name, plan, notes=notes)
+
+
+def _where(name: str) -> tuple[str, bool]:
+    """What to hand to from_pretrained, and whether only local files may be used."""
+    if name == EMBEDDED:
+        return str(embedded_model_path()), True
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser()), True
+    return name, os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or not _hub_answers()
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub's host can be reached, asked once with a short limit; hub clients retry for minutes."""
+    import socket
+    from urllib.parse import urlsplit
+
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+        return True
+    except OSError:
+        # A proxy may reach what we cannot: then let the hub client try.
+        return any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy"))
+
+
+def _dtype(plan: DevicePlan) -> Any:
+    import torch
+
+    return getattr(torch, plan.dtype)
+
+
+def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype)
+    )
+    return {"quantization_config": quantisation, "device_map": {"": plan.device}}
+
+
+def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:
+    """The reason of a failed load in words. The error's own text is kept short: hub errors quote whole pages."""
+    text = " ".join(str(error).split())[:160]
+    if name == EMBEDDED or Path(name).expanduser().is_dir():
+        return Skipped(name, f"フォルダーのモデルを読めません（{text}）", f"the model in this folder cannot be read ({text})")
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return Skipped(name, "利用許諾が必要です（HF_TOKEN を設定）", "gated: accept its licence on the hub and set HF_TOKEN")
+    if only_local:
+        return Skipped(name, "ネットワークがなく、手元にもありません", "no network, and not in the local cache")
+    if isinstance(error, OSError):
+        return Skipped(name, f"見つからないか、取得できません（{text}）", f"not found or not downloadable ({text})")
+    return Skipped(name, f"この環境では読めません（{text}）", f"cannot be loaded here ({text})")

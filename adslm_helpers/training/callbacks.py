@@ -1,0 +1,91 @@
+"""What watches a run from inside: the history file, and the stop at the first number that is not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..environment.device import memory_in_use
+from ..errors import TrainingError
+
+
+class HistoryCallback(TrainerCallback):
+    """Appends every log to history.jsonl as it comes: step, epoch, TRL's metric names, seconds of this session, GiB in use."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._started = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A resumed run keeps the rows up to its checkpoint and drops the later ones, which are done again."""
+        self._started = time.monotonic()
+        kept = [row for row in read_history(self.path) if row["step"] <= state.global_step] if state.global_step else []
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        numbers = {key: _number(value) for key, value in (logs or {}).items()}
+        row = {"step": state.global_step, **{key: value for key, value in numbers.items() if value is not None}}
+        # JSON has no NaN: a metric that is not finite is named instead of written.
+        if broken := [key for key, value in numbers.items() if value is None]:
+            row["not_finite"] = broken
+        memory = {key: round(value, 3) for key, value in memory_in_use().items()}
+        row |= {"time": round(time.monotonic() - self._started, 2), "memory_gib": memory}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class FiniteGuard(TrainerCallback):
+    """Stops before the optimizer step when the gradients are not finite: one NaN would turn every adapter weight to NaN."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        import torch
+
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+        if math.isfinite(norm):
+            return
+        for parameter in model.parameters():
+            parameter.grad = None
+        raise TrainingError(
+            f"ステップ {state.global_step + 1} で勾配が有限の数ではなくなりました（{norm}）。重みはまだ壊れていません。"
+            "→ dtype を 'float32' にするか、learning_rate を半分にしてください。",
+            f"At step {state.global_step + 1} the gradients are not finite ({norm}). No weight is harmed yet. "
+            "-> Set dtype to 'float32', or halve learning_rate.",
+        )
+
+
+def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
+    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed."""
+    from transformers.integrations import TensorBoardCallback
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return []
+    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder)))]
+
+
+def read_history(path: Path) -> list[dict]:
+    """The rows of a history file; a last line that a crash cut off is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    """The value as a float (transformers 5 logs some as text); None when it is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,166 @@
+"""`train`: one recipe on one run's dataset, resumed where it stopped, with everything it did written into the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..dataset.build import load_split
+from ..environment.device import check_preset_fits, choose_device
+from ..environment.machine import probe_machine
+from ..errors import TrainingError
+from ..models.loading import LoadedModel, load_model
+from ..recipe import DpoRecipe
+from ..run import Run, read_json, sha256, write_json
+from .prompts import encode_pairs, to_trl_rows
+from .trl_api import build_trainer, total_steps
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training left behind. `final` holds the last evaluation's metrics by TRL's names."""
+
+    run: str
+    model: str
+    adapter: str
+    steps: int
+    seconds: float
+    resumed_from: int
+    final: dict[str, float]
+    pairs: dict[str, int]
+    dropped: dict[str, dict[str, int]]
+    fingerprint: str
+    reused: bool = False
+
+    def lines(self) -> list[str]:
+        """The result in a few bilingual lines."""
+        told = [f"モデル / model: {self.model}", f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
+        if self.reused:
+            told.append("同じレシピ・同じデータの学習が済んでいるので、その結果を使います。/ Already trained with this recipe and data: reused.")
+        if self.resumed_from:
+            told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
+        names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
+        told += [f"{label}: {self.final[key]:.3f}" for key, label in names.items() if key in self.final]
+        return [*told, f"アダプター / adapter: {self.adapter}"]
+
+
+def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False) -> RunResult:
+    """Trains the run's adapter and returns the result; the same recipe on the same data is not trained twice.
+
+    An interrupted training with the same recipe and data goes on from its last checkpoint; any other earlier training of the run is
+    kept beside it under training-1, training-2, ... `fresh`: train again all the same. `callbacks`: `transformers.TrainerCallback`s.
+    Raises RunError (no dataset), RecipeError (preset does not fit the machine), ModelError, TrainingError.
+    """
+    run.require("dataset")
+    check_preset_fits(recipe, probe_machine())
+    fingerprint = training_fingerprint(run, recipe)
+    if not fresh and (done := _finished(run, fingerprint)):
+        return done
+    resumable = not fresh and _same_training(run, fingerprint)
+    if not resumable:
+        _set_aside(run.training)
+    with run.step("training", fingerprint=fingerprint) as notes:
+        write_json(run.training / "fingerprint.json", fingerprint)
+        write_json(run.training / "recipe.json", recipe.to_dict())
+        loaded = load_model(recipe, choose_device(recipe))
+        run.update(recipe=recipe.to_dict(), model=loaded.record())
+        notes["model"] = loaded.name
+        result = _train(run, recipe, loaded, callbacks, fingerprint, resume=resumable)
+        write_json(run.training / "result.json", asdict(result))
+        notes["final"] = result.final
+    return result
+
+
+def training_fingerprint(run: Run, recipe: DpoRecipe) -> str:
+    """A hash of all that decides the outcome: the recipe and both sides of the split."""
+    parts = [recipe.to_dict(), sha256(run.dataset / "train.jsonl"), sha256(run.dataset / "eval.jsonl")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a training folder; half-written ones (no trainer_state.json) do not count."""
+    found = [path for path in (folder / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
+
+
+def _train(run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence[Any], fingerprint: str, resume: bool) -> RunResult:
+    from .callbacks import FiniteGuard, HistoryCallback, read_history, tensorboard_callback
+
+    sides = {
+        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
+        for side in ("train", "eval")
+    }
+    for side, encoded in sides.items():
+        if not encoded.pairs:
+            reasons = "\n".join(encoded.lines(side))
+            raise TrainingError(
+                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
+                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
+            )
+    rows = {side: to_trl_rows(loaded.tokenizer, encoded.pairs) for side, encoded in sides.items()}
+    watchers = (HistoryCallback(run.training / "history.jsonl"), FiniteGuard(), *tensorboard_callback(run.training / "events"), *callbacks)
+    trainer = build_trainer(
+        recipe, loaded.plan, loaded.model, loaded.tokenizer, rows["train"], rows["eval"], run.training, watchers
+    )
+    checkpoint = last_checkpoint(run.training) if resume else None
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - started
+    trainer.evaluate()
+    trainer.save_model(str(run.training / "adapter"))
+    loaded.tokenizer.save_pretrained(run.training / "adapter")
+    return RunResult(
+        run=run.name,
+        model=loaded.name,
+        adapter=str(run.training / "adapter"),
+        steps=trainer.state.global_step,
+        seconds=round(seconds, 2),
+        resumed_from=int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0,
+        final=_last_evaluation(read_history(run.training / "history.jsonl")),
+        pairs={side: len(encoded.pairs) for side, encoded in sides.items()},
+        dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
+        fingerprint=fingerprint,
+    )
+
+
+def expected_steps(run: Run, recipe: DpoRecipe) -> int:
+    """Optimizer steps that `train` will take, for a progress bar (pairs dropped for length are not known yet)."""
+    return total_steps(recipe, len(load_split(run, "train")))
+
+
+def _last_evaluation(history: list[dict]) -> dict[str, float]:
+    rows = [row for row in history if "eval_loss" in row]
+    return {key: value for key, value in rows[-1].items() if key.startswith("eval_")} if rows else {}
+
+
+def _same_training(run: Run, fingerprint: str) -> bool:
+    path = run.training / "fingerprint.json"
+    return path.is_file() and read_json(path) == fingerprint
+
+
+def _finished(run: Run, fingerprint: str) -> RunResult | None:
+    """The result of a finished training with this fingerprint, else None."""
+    if not _same_training(run, fingerprint) or not (run.training / "result.json").is_file():
+        return None
+    result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
+    # The step may be marked stale because the dataset was built again; the fingerprint says that it came out the same.
+    with run.step("training", fingerprint=fingerprint) as notes:
+        notes |= {"model": result.model, "final": result.final, "reused": True}
+    return result
+
+
+def _set_aside(folder: Path) -> None:
+    """Moves an earlier training to training-1, training-2, ...: nothing that cost time is overwritten. Checkpoints are dropped."""
+    if not folder.is_dir():
+        return
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    number = 1
+    while folder.with_name(f"{folder.name}-{number}").exists():
+        number += 1
+    folder.rename(folder.with_name(f"{folder.name}-{number}"))
