@@ -1,0 +1,80 @@
+"""The page to hand to people who do not read code: one self-contained HTML file, Japanese and English."""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+from typing import Any
+
+from ..recipe import EMBEDDED, DpoRecipe
+from ..run import Run, now
+from ..text.rubric import CHECKS
+
+_OUTCOMES = {"win": "勝ち / win", "tie": "引分 / tie", "loss": "負け / loss"}
+_BROKEN = {
+    "empty": "空 / empty", "unstopped": "終わらない / does not end", "run": "同じ文字の連続 / one character repeated",
+    "repetition": "くり返し / repetition", "period": "くり返し / loop", "symbols": "記号ばかり / symbols only",
+    "language": "日本語でない / not Japanese", "no_kana": "かながない / no kana", "residue": "記号の残り / template residue",
+    "echo": "指示の丸写し / echoes the brief",
+}  # fmt: skip
+
+
+def render_report(
+    run: Run, recipe: DpoRecipe, metrics: dict[str, Any], comparisons: list[dict], figures: dict[str, bytes]
+) -> str:
+    """The page as text. Everything that came from data or model is escaped; figures are inside; it loads nothing."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = (resources.files(__package__) / "report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        run=run.name,
+        now=now(),
+        metrics=metrics,
+        recipe=recipe,
+        differences=recipe.differences(),
+        dataset=run.manifest()["steps"]["dataset"],
+        versions=run.manifest().get("versions", {}),
+        embedded=metrics["model"] == EMBEDDED,
+        checks=[(CHECKS[check], metrics["checks_base"][check], metrics["checks_tuned"][check]) for check in CHECKS],
+        examples=[_example(row) for row in spread(comparisons, 10)],
+        losses=[_example(row) for row in comparisons if row["outcome"] == "loss"][:5],
+        figures={name: base64.b64encode(png).decode() for name, png in figures.items()},
+        percent=percent,
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share as text; a dash where no text was asked."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def spread(rows: list[dict], n: int) -> list[dict]:
+    """`n` rows at equal distances, in order: a sample that nobody chose."""
+    n = min(n, len(rows))
+    return [rows[i * len(rows) // n] for i in range(n)]
+
+
+def reasons(judgement: dict[str, Any]) -> list[str]:
+    """Why a text does not pass, in words; empty when it does."""
+    names = {check: f"{ja} / {en}" for check, (ja, en) in CHECKS.items()}
+    return [f"✗ {names[check]}" for check in judgement["failures"]] + [f"✗ {_BROKEN[kind]}" for kind in judgement["degenerate"]]
+
+
+def prompt_words(prompt: str | list[dict]) -> str:
+    """A prompt as people read it: the string, or the messages line by line."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _example(row: dict) -> dict[str, Any]:
+    return {
+        "prompt": prompt_words(row["prompt"]),
+        "outcome": row["outcome"],
+        "label": _OUTCOMES[row["outcome"]],
+        "sides": [
+            (title, row[side], reasons(row[f"{side}_judgement"]))
+            for title, side in (("学習前 / before", "base"), ("学習後 / after", "tuned"))
+        ],
+    }
