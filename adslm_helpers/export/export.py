@@ -1,0 +1,212 @@
+"""`export_run`: a run's tuned model as a folder, a zip or a folder on Google Drive, published only after it was read back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..dataset.build import load_split
+from ..environment.colab import drive_folder
+from ..errors import ExportError
+from ..models.loading import LoadedModel, load_named
+from ..models.tuned import base_name, load_tuned, trained_recipe
+from ..recipe import EMBEDDED, DpoRecipe
+from ..run import Run, now, read_json, versions, write_json, write_text
+from .card import CardFacts, licence, model_card
+from .check import Answers, Difference, check, check_rounded, tuned_answers
+from .contents import load_for_export, published_dtype, release, write_adapter, write_merged, write_records
+from .public import clean_folder, is_local, private_paths, public_name
+from .publish import MANIFEST, copy_folder, list_files, publish, refuse_existing, staging, write_zip
+
+KINDS = ("folder", "zip", "drive")
+FORMAT = "adslm-export/1"
+_CHECK_PROMPTS = 4
+_CHECK_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How the files that were written answer, loaded again, next to the tuned model. Logit differences are the largest ones."""
+
+    prompts: int
+    adapter_effect: float
+    """How far the adapter moves the base's logits: the yardstick for the other two."""
+    adapter_difference: float
+    merged_difference: float | None = None
+    merged_dtype: str | None = None
+    changed_texts: int = 0
+    """Greedy texts that 16-bit rounding changed; 0 in float32."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was handed over and where. `bytes`: of the files; a zip may be smaller."""
+
+    path: str
+    kind: str
+    base: str
+    files: int
+    bytes: int
+    evaluated: bool
+    verified: Verified
+
+    def lines(self) -> list[str]:
+        """The result in a few bilingual lines."""
+        seen = self.verified
+        same = f"{seen.prompts - seen.changed_texts}/{seen.prompts}"
+        told = [
+            f"書き出し先 / exported to: {self.path}",
+            f"ファイル / files: {self.files}（{self.bytes / 1e6:.1f} MB）",
+            f"検証: 読み直したモデルの文が、学習したモデルと一致しました（{same}）。"
+            f"/ Verified: loaded again, it writes the tuned model's texts ({same}).",
+        ]
+        if seen.merged_difference is not None:
+            told.append(
+                f"結合済み {seen.merged_dtype} とアダプターのロジットの差 / largest logit difference merged - adapter: "
+                f"{seen.merged_difference:.1e}（アダプターの効果 / effect of the adapter: {seen.adapter_effect:.1e}）"
+            )
+        if seen.changed_texts:
+            told.append(
+                "一致しない分は、16ビットへの丸めによるものです（アダプターの効果に比べて十分小さい差です）。"
+                "/ The others differ by rounding to 16 bit, which is small beside what the adapter does."
+            )
+        if not self.evaluated:
+            told.append("【注意】まだ評価していません（ノートブック 03）。/ NOTE: not evaluated yet (notebook 03).")
+        if self.base == EMBEDDED:
+            told.append(
+                "【注意】教材用のモデルです。実際の広告には使えません。/ NOTE: a teaching model; do not advertise with it."
+            )
+        if self.kind == "drive":
+            told.append(
+                "Colab では、終了の前に drive.flush_and_unmount() で同期を待ってください。"
+                "/ On Colab, wait for the sync with drive.flush_and_unmount() before you leave."
+            )
+        return told
+
+
+def export_run(run: Run, target: str | Path | None = None, kind: str = "folder", merged: bool = True) -> ExportResult:
+    """Writes adapter, merged model, tokenizer, recipe, evaluation, model card and manifest, and says where they are.
+
+    `kind`: 'folder', 'zip' or 'drive' (a folder on Google Drive). Without `target` the name is the run's with the UTC time, in the
+    run's export folder or in adslm/ on the Drive. `merged=False`: the adapter alone.
+    What was written is loaded again and must write the tuned model's greedy texts; until then it has no final name.
+    Raises RunError (not trained), ExportError (target exists, no space, mismatch), SetupError (no Drive), ModelError.
+    """
+    target = _target(run, target, kind)
+    refuse_existing(target)
+    run.require("training")
+    folder = target if kind == "folder" else run.export / target.name.removesuffix(".zip")
+    with run.step("export", path=str(target), kind=kind) as notes, staging(folder) as partial:
+        facts, verified = _build(run, partial, folder.name, merged)
+        files = list_files(partial)
+        if kind == "folder":
+            publish(partial, target)
+        elif kind == "zip":
+            write_zip(partial, target, top=folder.name)
+        else:
+            copy_folder(partial, target)
+        evaluated = facts.metrics is not None
+        size = sum(entry["bytes"] for entry in files)
+        result = ExportResult(str(target), kind, facts.base, len(files) + 1, size, evaluated, verified)
+        notes.update(files=result.files, bytes=size, verified=asdict(verified))
+    return result
+
+
+def _target(run: Run, target: str | Path | None, kind: str) -> Path:
+    if kind not in KINDS:
+        raise ExportError(
+            f"書き出しの種類 {kind!r} はありません。→ {', '.join(KINDS)} から選んでください。",
+            f"There is no kind of export {kind!r}. -> Choose one of {', '.join(KINDS)}.",
+        )
+    name = f"{run.name}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+    if kind == "drive":
+        return drive_folder() / (target or f"adslm/{name}")
+    path = Path(target).expanduser() if target else run.export / name
+    return path.with_name(f"{path.name}.zip") if kind == "zip" and path.suffix != ".zip" else path
+
+
+def _build(run: Run, folder: Path, name: str, merged: bool) -> tuple[CardFacts, Verified]:
+    """Writes and verifies everything below `folder`."""
+    recipe, base = trained_recipe(run), public_name(base_name(run))
+    base_folder, verified = _write_model(run, recipe, folder, base, merged)
+    evaluated = write_records(run, folder, recipe)
+    facts = CardFacts(
+        name=name,
+        base=base,
+        recipe=recipe,
+        dataset=read_json(run.dataset / "report.json"),
+        result=read_json(run.training / "result.json"),
+        metrics=read_json(run.evaluation / "metrics.json") if evaluated else None,
+        merged_dtype=verified.merged_dtype,
+    )
+    write_text(folder / "README.md", model_card(facts))
+    clean_folder(folder, private_paths(run, base_folder, base))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.chmod(path, 0o644)  # safetensors makes files that nobody else in the team may read
+    write_json(folder / MANIFEST, _manifest(run, facts, verified, list_files(folder)))
+    return facts, verified
+
+
+def _write_model(run: Run, recipe: DpoRecipe, folder: Path, base: str, merged: bool) -> tuple[str, Verified]:
+    """Adapter and, where asked for, merged model below `folder`, each loaded again and checked; the base's local folder first."""
+    loaded, recipe = load_for_export(run, recipe) if merged else (load_tuned(run, recipe), recipe)
+    wanted = tuned_answers(loaded, _prompts(run), min(recipe.max_new_tokens, _CHECK_TOKENS))
+    base_folder, published = loaded.model.config._name_or_path, published_dtype(loaded)
+    write_adapter(run, loaded, folder / "adapter", base)
+    release(loaded)
+    adapter = load_named(base_name(run), recipe, adapter=folder / "adapter")
+    difference = check(adapter, wanted, ("アダプター", "adapter"))
+    verified = {"prompts": len(wanted.prompts), "adapter_effect": wanted.effect_max, "adapter_difference": difference.largest}
+    if not merged:
+        return base_folder, Verified(**verified)
+    write_merged(adapter, folder / "merged", published)
+    release(adapter)
+    seen = _check_merged(folder / "merged", recipe, wanted, rounded=published != "float32")
+    if seen is None:  # a tuning smaller than the steps of 16-bit numbers: keep it, in float32
+        published = "float32"
+        write_merged(_again(run, recipe, folder), folder / "merged", published)
+        seen = _check_merged(folder / "merged", recipe, wanted, rounded=False)
+    return base_folder, Verified(
+        **verified, merged_difference=seen.largest, merged_dtype=published, changed_texts=seen.changed_texts
+    )
+
+
+def _again(run: Run, recipe: DpoRecipe, folder: Path) -> LoadedModel:
+    shutil.rmtree(folder / "merged")
+    return load_named(base_name(run), recipe, adapter=folder / "adapter")
+
+
+def _check_merged(folder: Path, recipe: DpoRecipe, wanted: Answers, rounded: bool) -> Difference | None:
+    loaded = load_named(str(folder), recipe)
+    try:
+        return check_rounded(loaded, wanted) if rounded else check(loaded, wanted, ("結合済みモデル", "merged model"))
+    finally:
+        release(loaded)
+
+
+def _prompts(run: Run) -> list[Any]:
+    """The shortest held-out prompts: every model has room for them."""
+    distinct = {str(row["prompt"]): row["prompt"] for row in load_split(run, "eval")}
+    return [distinct[key] for key in sorted(distinct, key=lambda text: (len(text), text))[:_CHECK_PROMPTS]]
+
+
+def _manifest(run: Run, facts: CardFacts, verified: Verified, files: list[dict]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": facts.name,
+        "run": run.name,
+        "created": now(),
+        "base_model": facts.base,
+        "base_model_is_local": is_local(base_name(run)),
+        "base_licence": licence(facts.base),
+        "merged": facts.merged_dtype is not None,
+        "evaluated": facts.metrics is not None,
+        "verified": asdict(verified),
+        "versions": versions(),
+        "files": files,
+    }
