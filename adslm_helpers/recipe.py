@@ -178,41 +178,32 @@ def try_first(recipe: DpoRecipe, model: str | None) -> DpoRecipe:
 
 def recipe_from_dict(values: dict[str, Any]) -> DpoRecipe:
     """A recipe from plain values, as `to_dict` gives them; raises RecipeError for an unknown field."""
-    for key in values:
-        _require_field(key)
-    return DpoRecipe(**values)
+    return DpoRecipe(**{_known_field(key): value for key, value in values.items()})
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """`["beta=0.3", "models=a,b"]` -> {"beta": "0.3", "models": "a,b"}, which `load_recipe` reads by the type of each field.
-
-    Raises RecipeError for what is not field=value, for an unknown field, and for 'preset', which is no override.
-    """
+    """`["beta=0.3"]` -> {"beta": "0.3"}, to be read by the field's type; raises RecipeError for all but field=value of a known field."""
     values: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, text = pair.partition("=")
+        key, equals, text = (part.strip() for part in pair.partition("="))
         if not equals:
             raise RecipeError(
                 f"{pair!r} は「項目=値」の形ではありません。→ 例: beta=0.3",
                 f"{pair!r} is not of the form field=value. -> For example: beta=0.3",
             )
-        key = key.strip()
-        _require_field(key)
         if key == "preset":
             raise RecipeError(
-                "preset は --set では変えられません。→ --preset を使ってください。",
-                "The preset is no override. -> Use --preset.",
+                "preset は上書きできません。→ --preset を使ってください。", "preset is no override. -> Use --preset."
             )
-        values[key] = text.strip()
+        values[_known_field(key)] = text
     return values
 
 
-def _require_field(key: str) -> None:
+def _known_field(key: str) -> str:
     if key not in _HINTS:
-        raise RecipeError(
-            f"レシピに {key!r} という項目はありません。→ {_nearest(key, list(_HINTS))}",
-            f"A recipe has no field {key!r}. -> {_nearest(key, list(_HINTS))}",
-        )
+        hint = _nearest(key, list(_HINTS))
+        raise RecipeError(f"レシピに {key!r} という項目はありません。→ {hint}", f"A recipe has no field {key!r}. -> {hint}")
+    return key
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -285,7 +276,7 @@ def _problems(recipe: DpoRecipe) -> typing.Iterator[tuple[str, str]]:
         value = getattr(recipe, name)
         if value not in allowed:
             choice = _nearest(value, list(allowed))
-            yield f"レシピの {name} = {value!r} は選べません。→ {choice}", f"Recipe field {name} = {value!r} is unknown. -> {choice}"
+            yield f"レシピの {name} = {value!r} は選べません。→ {choice}", f"{name} = {value!r} is unknown. -> {choice}"
     if recipe.max_steps == 0 or recipe.max_steps < -1:
         yield (
             f"レシピの max_steps = {recipe.max_steps} は使えません。→ -1（エポック数で決める）か 1 以上にしてください。",
@@ -299,7 +290,7 @@ def _problems(recipe: DpoRecipe) -> typing.Iterator[tuple[str, str]]:
             "-> Lower max_prompt_length.",
         )
     if not recipe.models:
-        yield "レシピの models が空です。→ モデルを1つ以上書いてください。", "Recipe field models is empty. -> Name at least one model."
+        yield "レシピの models が空です。→ 1つ以上書いてください。", "Recipe field models is empty. -> Name at least one model."
     if recipe.label_smoothing and recipe.loss_type != "robust":
         yield (
             f"label_smoothing = {recipe.label_smoothing} は loss_type = {recipe.loss_type!r} では新しい TRL に黙って無視されます。"

@@ -1,8 +1,8 @@
 """The run folder: the only thing that passes between notebooks.
 
-    runs/NAME/
-      manifest.json   what made this run: recipe, versions, device, model used and why, data hash, status of each step
-      dataset/ training/ evaluation/ export/ notebooks/
+runs/NAME/
+  manifest.json   what made this run: recipe, versions, device, model used and why, data hash, status of each step
+  dataset/ training/ evaluation/ export/ notebooks/
 """
 
 from __future__ import annotations
@@ -27,11 +27,21 @@ _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 def parameter(name: str, default: str) -> str:
-    """The notebook parameter `name`: the environment variable ADSLM_<name> where it is set and not empty, else `default`.
+    """The notebook parameter `name`: environment variable ADSLM_<name>, else what the form remembered, else `default`.
 
-    This is how `make run DATA=... MODEL=...` reaches the parameter cell of each notebook.
+    The variable is how `make run DATA=... MODEL=...` reaches the parameter cell of each notebook; `make run` ignores the form.
     """
-    return os.environ.get(f"ADSLM_{name}") or default
+    return os.environ.get(f"ADSLM_{name}") or _remembered().get(name) or default
+
+
+def remember_parameters(values: dict[str, str]) -> Path:
+    """Keeps the form's choices (preset, model, data, run) as the defaults of all notebooks in this runs folder."""
+    return write_json(runs_root() / "parameters.json", {key.upper(): value for key, value in values.items() if value})
+
+
+def _remembered() -> dict[str, str]:
+    path = runs_root() / "parameters.json"
+    return read_json(path) if path.is_file() and not os.environ.get("ADSLM_HEADLESS") else {}
 
 
 def runs_root() -> Path:
@@ -207,11 +217,11 @@ class Run:
     def step(self, name: str, **facts: Any) -> Iterator[dict]:
         """Marks a step as running, then done, failed or interrupted; what the body puts into the yielded dict is noted.
 
-        A step that starts again makes the steps after it stale, so their notes are marked 'stale'.
+        A step that starts again marks the steps after it as stale; setup does not: looking at the machine changes no result.
         """
         assert name in STEPS, name
         notes: dict[str, Any] = dict(facts)
-        self._note(name, {"status": "running", "started": now(), **notes}, stale_later=True)
+        self._note(name, {"status": "running", "started": now(), **notes}, stale_later=name != "setup")
         status = "failed"
         try:
             yield notes

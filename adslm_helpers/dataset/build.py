@@ -136,10 +136,10 @@ def _refuse_invalid(name: str, validation: Validation) -> None:
     raise DataError(
         f"{name}: 使えない行が {number:,} 行あります。\n"
         + "".join(f"  {problem.line_ja}\n" for problem in shown)
-        + "→ 行を直すか、--drop-invalid（drop_invalid=True）を付けてください。",
+        + "→ 行を直すか、--strict（drop_invalid=False）を外してください。",
         f"{name}: {number:,} rows cannot be used.\n"
         + "".join(f"  {problem.line_en}\n" for problem in shown)
-        + "-> Fix the rows or pass --drop-invalid (drop_invalid=True).",
+        + "-> Fix the rows or leave out --strict (drop_invalid=False).",
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 
 from ..data_files import read_yaml
 from ..errors import DataError
@@ -27,6 +28,7 @@ _CORPUS_DEFECTS = (
 )
 _UNSEEN_SHARE = 8  # one combination in eight
 _TRIES = 400
+_FRUITLESS = 200  # so many pairs in a row that were all there already: the made-up world is used up
 # Sampling at temperature 0.8 favours what the model is sure of, and good texts are more alike than poor ones: from a corpus with three good
 # texts in ten the model writes good and poor copy about equally often (measured: its model card).
 _GOOD_SHARE = 0.3
@@ -62,7 +64,7 @@ def is_unseen(product: str, audience: str, channel: str) -> bool:
 def sample_pairs(n: int, seed: int = 0) -> list[dict]:
     """`n` distinct pairs, as rows with prompt, chosen, rejected, defect, synthetic and the brief's parts.
 
-    Two pairs share a prompt at most; defects take turns; the rejected side has about the chosen side's length (except
+    About a third of the pairs share their prompt with another; defects take turns; the rejected side has about the chosen side's length (except
     'over_length'). Raises DataError when `n` is below 1 or above what the made-up world can give.
     """
     rng = random.Random(f"pairs-{seed}")
@@ -73,9 +75,12 @@ def sample_pairs(n: int, seed: int = 0) -> list[dict]:
         raise DataError(
             f"見本の件数 {n} は 1 以上にしてください。→ 例: 1000", f"{n} sample pairs cannot be made. -> Ask for 1 or more."
         )
-    for attempt in range(20 * n + 200):
+    fruitless = 0
+    for attempt in count():
         if len(rows) == n:
             return rows
+        if fruitless == _FRUITLESS:
+            break
         # Every third pair is a second opinion on the brief before: real data has several pairs for a prompt.
         brief = briefs[-1] if attempt % 3 == 2 else draw_brief(rng, unseen=True)
         briefs.append(brief)
@@ -83,8 +88,10 @@ def sample_pairs(n: int, seed: int = 0) -> list[dict]:
         if defect in ("vague", "over_length") and not brief.states_limit:
             brief = draw_brief(rng, unseen=True, wording=rng.randrange(3))  # the brief must state what the defect breaks
         chosen, rejected = draw_pair(brief, defect, rng)
+        fruitless += 1
         if (brief.prompt, chosen, rejected) in seen:
             continue
+        fruitless = 0
         seen.add((brief.prompt, chosen, rejected))
         rows.append(
             {"prompt": brief.prompt, "chosen": chosen, "rejected": rejected, "defect": defect, "synthetic": True, **_facts(brief)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,11 @@ def old_torchao_blocks_lora() -> bool:
         return Version(peft) >= Version("0.19") and Version(torchao) < Version("0.16")
     except InvalidVersion:
         return False
+
+
+def hide_kernel_notice() -> None:
+    """Keeps bitsandbytes from printing, in red and on every CPU, that a download of a faster 4-bit kernel failed: nothing is wrong."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def hide_old_torchao() -> bool:

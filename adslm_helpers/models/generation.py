@@ -37,7 +37,9 @@ def generate_texts(
     import torch
 
     rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    )
     was_training, side = model.training, tokenizer.padding_side
     answers: list[Generated] = []
     try:
@@ -46,7 +48,9 @@ def generate_texts(
         with torch.random.fork_rng(devices=_cuda_devices(model)), torch.no_grad():
             torch.manual_seed(seed)
             for start in range(0, len(rendered), batch_size):
-                batch = tokenizer(rendered[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False)
+                batch = tokenizer(
+                    rendered[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False
+                )
                 output = model.generate(
                     input_ids=batch["input_ids"].to(model.device),
                     attention_mask=batch["attention_mask"].to(model.device),
@@ -60,11 +64,6 @@ def generate_texts(
         model.train(was_training)
         tokenizer.padding_side = side
     return answers
-
-
-def generate_response(model: Any, tokenizer: Any, prompt: str | list[dict], **options: Any) -> str:
-    """The text of one answer; `options` as for `generate_texts`."""
-    return generate_texts(model, tokenizer, [prompt], **options)[0].text
 
 
 def _read(tokenizer: Any, ids: list[int]) -> Generated:

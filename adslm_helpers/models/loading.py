@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..environment.device import DevicePlan, choose_device
+from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
 from .catalog import CATALOG, facts_from_config
+from .generation import generate_texts
 from .memory import plan_memory
 from .templates import ensure_chat_template
 from .tiny import embedded_model_path
@@ -42,6 +44,10 @@ class LoadedModel:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def generate_response(self, prompt: str | list[dict], **options: Any) -> str:
+        """One answer to `prompt`; `options` as for `generate_texts` (seed, temperature, top_p, max_new_tokens)."""
+        return generate_texts(self.model, self.tokenizer, [prompt], **options)[0].text
+
     def lines(self) -> list[str]:
         """What was chosen and what was skipped, Japanese and English; a fallback is said first and loudly."""
         told = []
@@ -51,7 +57,9 @@ class LoadedModel:
         else:
             told.append(f"モデル / model: {self.name}")
         if self.name == EMBEDDED:
-            told.append("これは教材用の小さなモデルです。実際の広告には使えません。/ This is a teaching model, not one to advertise with.")
+            told.append(
+                "これは教材用の小さなモデルです。実際の広告には使えません。/ This is a teaching model, not one to advertise with."
+            )
         return told + self.notes
 
     def record(self) -> dict:
@@ -70,6 +78,7 @@ def load_model(recipe: DpoRecipe, plan: DevicePlan | None = None) -> LoadedModel
 
     Raises ModelError, listing every reason, when none can; with `recipe.fallback` off, when the first cannot.
     """
+    hide_kernel_notice()
     plan = plan or choose_device(recipe)
     skipped: list[Skipped] = []
     for name in recipe.models if recipe.fallback else recipe.models[:1]:
@@ -199,7 +208,10 @@ def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
     from transformers import BitsAndBytesConfig
 
     quantisation = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
     return {"quantization_config": quantisation, "device_map": {"": plan.device}}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import random
 import time
@@ -23,6 +24,7 @@ from .generation import generate_texts
 from .templates import render_prompt
 
 VOCABULARY = 2048
+_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SHAPE = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
 }  # fmt: skip
@@ -31,7 +33,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Letters of one script stay together and apart from the next script, so that a product is the same tokens after any particle.
-_SCRIPTS = r"[\p{Han}々〆]+|\p{Hiragana}+|[\p{Katakana}ー]+|[A-Za-z]+|\p{N}|[^\p{Han}々〆\p{Hiragana}\p{Katakana}ー A-Za-z\p{N}]| +"
+_SCRIPTS = (
+    r"[\p{Han}々〆]+|\p{Hiragana}+|[\p{Katakana}ー]+|[A-Za-z]+|\p{N}|[^\p{Han}々〆\p{Hiragana}\p{Katakana}ー A-Za-z\p{N}]| +"
+)
 
 
 def embedded_model_path() -> Path:
@@ -40,26 +44,51 @@ def embedded_model_path() -> Path:
 
 
 def build_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Any:
-    """A byte-level BPE tokenizer (any text round-trips) with the ChatML template, trained on `texts`."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE tokenizer (any NFC text round-trips) with the ChatML template, trained on `texts`.
+
+    transformers 5 loads every tokenizer of a Qwen2 model with Qwen's own splitting, transformers 4 with the one in the file. Both give
+    the same ids here: the merges are learned on characters within one script, so none crosses a character's bytes or a script.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SCRIPTS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    split = pre_tokenizers.Split(Regex(_SCRIPTS), behavior="isolated")
+    learner = Tokenizer(models.BPE())
+    learner.normalizer, learner.pre_tokenizer = normalizers.NFC(), split
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False))
+    learned = json.loads(learner.to_str())["model"]
+    merges = _byte_merges([token for token in learned["vocab"] if len(token) == 1], learned["merges"])
+    tokens = dict.fromkeys([*_SPECIALS, *alphabet, *(left + right for left, right in merges)])
+    kept = set(list(tokens)[:vocabulary])
+    tokenizer = Tokenizer(
+        models.BPE(
+            {token: i for i, token in enumerate(tokens) if token in kept}, [pair for pair in merges if "".join(pair) in kept]
+        )
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.normalizer, tokenizer.decoder = normalizers.NFC(), decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    wrapped.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def _byte_merges(characters: list[str], merges: list[list[str]]) -> list[tuple[str, str]]:
+    """Merges over bytes (in GPT-2's spelling): first those that build each character, then the learned ones over characters."""
+    printable = [
+        *range(33, 127),
+        *range(161, 173),
+        *range(174, 256),
+    ]  # these bytes are spelt as themselves, the others from 256 on
+    others = [byte for byte in range(256) if byte not in printable]
+    spelling = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+    def spelt(text: str) -> str:
+        return "".join(spelling[byte] for byte in text.encode("utf-8"))
+
+    building = [(spelt(c)[:end], spelt(c)[end]) for c in sorted(characters) for end in range(1, len(spelt(c)))]
+    return list(dict.fromkeys([*building, *((spelt(left), spelt(right)) for left, right in merges)]))
 
 
 def build_model(tokenizer: Any, seed: int = 0, **shape: int) -> Any:
@@ -156,19 +185,27 @@ def measure_tiny_model(model: Any, tokenizer: Any, n: int = 200, seed: int = 1) 
         "loops": sum(bool(loops & set(j.degenerate)) for j in judged) / n,
         "degenerate": sum(bool(j.degenerate) for j in judged) / n,
         "rubric_pass": sum(j.passed for j in judged) / n,
-        "examples": [{"prompt": b.prompt, "text": a.text, "failures": j.failures} for b, a, j in zip(briefs[:8], answers, judged, strict=False)],
+        "examples": [
+            {"prompt": b.prompt, "text": a.text, "failures": j.failures}
+            for b, a, j in zip(briefs[:8], answers, judged, strict=False)
+        ],
     }
 
 
 def save_tiny_model(model: Any, tokenizer: Any, facts: dict, measured: dict, target: Path) -> None:
     """Writes model, tokenizer, facts and the model card to `target`."""
     model.save_pretrained(target, safe_serialization=True)
+    tokenizer.backend_tokenizer.no_padding()  # generating leaves its padding in the file
     tokenizer.save_pretrained(target)
     # Readable by transformers 4 as well, which knows neither version 5's tokenizer class nor its separate template file.
     config = read_json(target / "tokenizer_config.json")
-    write_json(target / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT_TEMPLATE})
+    write_json(
+        target / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT_TEMPLATE}
+    )
     config = read_json(target / "config.json")
-    write_json(target / "config.json", {**config, "rope_theta": config["rope_parameters"]["rope_theta"], "torch_dtype": "float32"})
+    write_json(
+        target / "config.json", {**config, "rope_theta": config["rope_parameters"]["rope_theta"], "torch_dtype": "float32"}
+    )
     write_json(target / "training_facts.json", {"training": facts, "measured": measured})
     write_text(target / "README.md", _card(facts, measured))
 

@@ -11,7 +11,9 @@ CHANNELS = "検索広告の見出し|見出し|バナーコピー|キャッチ�
 _PRODUCT = (
     re.compile(r"商品(?:名)?\s*[：:][^\S\n]*(?P<product>[^\s、。][^\n、。]*)"),
     # The phrase must start the line and hold no space: "ゲーム アプリの訴求文" names a genre, not a product.
-    re.compile(rf"^(?:【テーマ】)?(?:[^\s、。]{{1,20}}に向けた)?(?P<product>[^\s、。【】「」]{{1,24}}?)の(?:{CHANNELS})を", re.MULTILINE),
+    re.compile(
+        rf"^(?:【テーマ】)?(?:[^\s、。]{{1,20}}に向けた)?(?P<product>[^\s、。【】「」]{{1,24}}?)の(?:{CHANNELS})を", re.MULTILINE
+    ),
 )
 _AUDIENCE = (
     re.compile(r"ターゲット\s*[：:][^\S\n]*(?P<audience>[^\s、。][^\n、。]*)"),

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 # Sources: Consumer Affairs Agency report on No.1 claims (2024-09-26); medical advertising standards, section 4-3(5) on guarantees.
 _CLAIMS = {
-    "no1": re.compile(r"No\.?\s?1|ナンバーワン|日本一|世界(?:一|初)|業界(?:一|初|最)|最(?:高|安|強|速)(?!\d)|第1位", re.IGNORECASE),
+    "no1": re.compile(
+        r"No\.?\s?1|ナンバーワン|日本一|世界(?:一|初)|業界(?:一|初|最)|最(?:高|安|強|速)(?!\d)|第1位", re.IGNORECASE
+    ),
     "guarantee": re.compile(r"絶対|必ず|100%(?!\s*オフ)|確実に|誰でも"),
 }
 # A survey named in the text is the proof that a No.1 claim needs.

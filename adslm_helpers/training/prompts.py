@@ -45,7 +45,9 @@ class EncodedPairs:
     def lines(self, side: str) -> list[str]:
         """The account in words, Japanese and English; says nothing of what did not happen."""
         told = [f"{side}: {len(self.pairs)} 対を使います / pairs used: {len(self.pairs)}"]
-        told += [f"  除外 / dropped {count}: {REASONS[reason][0]} / {REASONS[reason][1]}" for reason, count in self.dropped.items()]
+        told += [
+            f"  除外 / dropped {count}: {REASONS[reason][0]} / {REASONS[reason][1]}" for reason, count in self.dropped.items()
+        ]
         if self.shortened:
             told.append(f"  プロンプトの先頭を切った対 / pairs with a prompt cut from the left: {self.shortened}")
         return told
@@ -73,7 +75,7 @@ def encode_pair(tokenizer: Any, row: dict, max_length: int, max_prompt_length: i
     texts = [row["chosen"], row["rejected"], *(message["content"] for message in as_messages(row["prompt"]))]
     if any(special in text for special in tokenizer.all_special_tokens for text in texts):
         return "special_tokens"  # the tokenizer would read the letters as control tokens: a second EOS, or a second turn
-    responses = [_ids(tokenizer, row[side]) + [tokenizer.eos_token_id] for side in ("chosen", "rejected")]
+    responses = [[*_ids(tokenizer, row[side]), tokenizer.eos_token_id] for side in ("chosen", "rejected")]
     room = min(max_prompt_length, max_length - max(map(len, responses)))
     prompt_text, cut = _fit_prompt(tokenizer, row["prompt"], room)
     if prompt_text is None:

@@ -42,7 +42,9 @@ class RunResult:
         """The result in a few bilingual lines."""
         told = [f"モデル / model: {self.model}", f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
         if self.reused:
-            told.append("同じレシピ・同じデータの学習が済んでいるので、その結果を使います。/ Already trained with this recipe and data: reused.")
+            told.append(
+                "同じレシピ・同じデータの学習が済んでいるので、その結果を使います。/ Already trained with this recipe and data: reused."
+            )
         if self.resumed_from:
             told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
         names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
@@ -89,7 +91,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
 
 
-def _train(run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence[Any], fingerprint: str, resume: bool) -> RunResult:
+def _train(
+    run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence[Any], fingerprint: str, resume: bool
+) -> RunResult:
     from .callbacks import FiniteGuard, HistoryCallback, read_history, tensorboard_callback
 
     sides = {
@@ -104,7 +108,12 @@ def _train(run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
     rows = {side: to_trl_rows(loaded.tokenizer, encoded.pairs) for side, encoded in sides.items()}
-    watchers = (HistoryCallback(run.training / "history.jsonl"), FiniteGuard(), *tensorboard_callback(run.training / "events"), *callbacks)
+    watchers = (
+        HistoryCallback(run.training / "history.jsonl"),
+        FiniteGuard(),
+        *tensorboard_callback(run.training / "events"),
+        *callbacks,
+    )
     trainer = build_trainer(
         recipe, loaded.plan, loaded.model, loaded.tokenizer, rows["train"], rows["eval"], run.training, watchers
     )
@@ -112,7 +121,8 @@ def _train(run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
-    trainer.evaluate()
+    if not _evaluated_at(trainer.state.global_step, read_history(run.training / "history.jsonl")):
+        trainer.evaluate()
     trainer.save_model(str(run.training / "adapter"))
     loaded.tokenizer.save_pretrained(run.training / "adapter")
     return RunResult(
@@ -137,6 +147,10 @@ def expected_steps(run: Run, recipe: DpoRecipe) -> int:
 def _last_evaluation(history: list[dict]) -> dict[str, float]:
     rows = [row for row in history if "eval_loss" in row]
     return {key: value for key, value in rows[-1].items() if key.startswith("eval_")} if rows else {}
+
+
+def _evaluated_at(step: int, history: list[dict]) -> bool:
+    return any("eval_loss" in row and row["step"] == step for row in history)
 
 
 def _same_training(run: Run, fingerprint: str) -> bool:

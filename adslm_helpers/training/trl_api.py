@@ -63,7 +63,9 @@ def build_trainer(
             f"TRL dropped {len(train_rows) - len(trainer.train_dataset)} pairs on its own. -> Raise max_length.",
         )
     for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL makes the adapter of a 4-bit model bfloat16: at small learning rates it then stands still
+        if (
+            parameter.requires_grad
+        ):  # TRL makes the adapter of a 4-bit model bfloat16: at small learning rates it then stands still
             parameter.data = parameter.data.float()
     return trainer
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..environment.packages import hide_kernel_notice
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
@@ -25,6 +27,7 @@ NINTHS = 9  # first line + one per further ninth of the run + last line: at most
 
 def live_view(total_steps: int | None = None) -> TrainerCallback:
     """A callback that shows the progress of one training run; `total_steps` overrides what the trainer plans."""
+    hide_kernel_notice()  # importing the trainer imports bitsandbytes
     from transformers import TrainerCallback
 
     view = LiveView(total_steps)

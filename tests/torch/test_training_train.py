@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from adslm_helpers.errors import RecipeError, RunError, TrainingError
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import recipe_from_dict
 from adslm_helpers.run import Run, read_jsonl
 from adslm_helpers.training.train import last_checkpoint, train
-from transformers import TrainerCallback
 
 
 class StopAt(TrainerCallback):
@@ -58,7 +58,14 @@ def test_the_first_loss_is_ln_2_plus_the_sft_term(run, recipe):
 
 def test_what_a_run_leaves_behind(trained):
     run, result, _ = trained
-    assert {path.name for path in run.training.iterdir()} >= {"adapter", "checkpoints", "history.jsonl", "events", "recipe.json", "result.json"}
+    assert {path.name for path in run.training.iterdir()} >= {
+        "adapter",
+        "checkpoints",
+        "history.jsonl",
+        "events",
+        "recipe.json",
+        "result.json",
+    }
     assert (run.training / "adapter" / "adapter_model.safetensors").is_file()
     history = read_jsonl(run.training / "history.jsonl")
     assert {"loss", "rewards/margins", "rewards/accuracies", "time", "memory_gib"} <= set(history[0])
@@ -117,7 +124,9 @@ def test_a_nan_stops_before_any_weight_is_harmed(run, recipe):
 
         def on_train_begin(self, args, state, control, model=None, **kwargs):
             weight = next(p for p in model.parameters() if p.requires_grad)
-            weight.register_hook(lambda gradient: gradient.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan"))))
+            weight.register_hook(
+                lambda gradient: gradient.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan")))
+            )
             self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
     poison = Poison()

@@ -67,7 +67,7 @@ def test_strict_mode_names_the_places_and_writes_nothing(tmp_path, run, recipe):
     rows = [*(pair(n) for n in range(10)), *(pair(n, chosen="") for n in range(10, 17))]
     with pytest.raises(DataError) as caught:
         build_dataset(run, write(tmp_path / "ads.jsonl", rows), recipe, drop_invalid=False)
-    assert caught.value.ja.count("行目") == 5 and "11行目" in caught.value.ja and "--drop-invalid" in caught.value.en
+    assert caught.value.ja.count("行目") == 5 and "11行目" in caught.value.ja and "--strict" in caught.value.en
     assert not (run.dataset / "train.jsonl").exists() and run.status("dataset") == "failed"
     with pytest.raises(RunError):
         load_split(run, "train")

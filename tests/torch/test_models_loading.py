@@ -1,0 +1,110 @@
+"""The fallback list: what is skipped, why, and what is loaded."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adslm_helpers.environment.device import choose_device
+from adslm_helpers.environment.machine import Probe
+from adslm_helpers.errors import ModelError
+from adslm_helpers.models import loading
+from adslm_helpers.models.catalog import CATALOG, facts_from_config
+from adslm_helpers.models.loading import load_model, lora_config
+from adslm_helpers.models.tiny import build_model, build_tokenizer
+from adslm_helpers.recipe import EMBEDDED, load_recipe
+
+from .conftest import SMALL
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(loading, "_hub_answers", lambda: False)
+
+
+def test_offline_the_road_ends_at_the_embedded_model_and_says_so(offline):
+    loaded = load_model(load_recipe("tiny", model="Qwen/Qwen2.5-0.5B-Instruct"))
+    assert loaded.name == EMBEDDED
+    assert [(skip.name, "no network" in skip.en) for skip in loaded.skipped] == [("Qwen/Qwen2.5-0.5B-Instruct", True)]
+    told = "\n".join(loaded.lines())
+    assert told.startswith("【注意】") and "FALLBACK" in told and "teaching model" in told
+    assert loaded.record()["skipped"][0]["reason"]
+
+
+def test_without_fallback_the_first_reason_is_final(offline):
+    with pytest.raises(ModelError, match="no network"):
+        load_model(load_recipe("tiny", model="Qwen/Qwen2.5-0.5B-Instruct", fallback=False))
+
+
+def test_what_does_not_fit_is_skipped_before_any_download(monkeypatch, model_folder):
+    """gemma-2b in 16 bit on an 8 GB Mac: known from the catalogue, so the loader must not even be asked."""
+    recipe = load_recipe("apple_m2_8gb", models=["google/gemma-2b-it", str(model_folder)], dtype="bfloat16")
+    plan = choose_device(recipe, Probe(kind="mps", name="Apple M2", memory_gb=5.3, macos=(15, 0), torch="2.13.0"))
+    monkeypatch.setattr(loading, "_try_load", lambda name, *_: loading.LoadedModel(None, None, name, plan))
+    loaded = load_model(recipe, plan)
+    assert loaded.name == str(model_folder) and "needs about" in loaded.skipped[0].en
+
+
+def test_a_folder_that_is_no_model_is_a_reason_not_a_traceback(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    loaded = load_model(load_recipe("tiny", model=str(tmp_path)))
+    assert loaded.name == EMBEDDED and "cannot be read" in loaded.skipped[0].en
+
+
+def test_gated_models_say_how_to_get_in():
+    skipped = loading._why_not("google/gemma-2b-it", OSError("401 Client Error. Access to model is gated"), False)
+    assert "HF_TOKEN" in skipped.en and "HF_TOKEN" in skipped.ja
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        ("gpt2", {"c_attn", "c_proj"}),
+        ("gpt_neox", {"query_key_value", "dense"}),
+        ("llama", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+    ],
+)
+def test_lora_finds_the_attention_of_each_architecture(kind, targets):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32, "intermediate_size": 32}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
+    assert set(lora_config(load_recipe("tiny"), model).target_modules) == targets
+
+
+def test_unknown_lora_targets_name_the_architecture(tokenizer):
+    with pytest.raises(ModelError, match="qwen2"):
+        lora_config(load_recipe("tiny", lora_target_modules="nothing_proj"), build_model(tokenizer, **SMALL))
+
+
+def test_parameter_formula_against_real_models(tokenizer):
+    for model in (build_model(tokenizer, **SMALL), build_model(tokenizer)):
+        counted = sum(p.numel() for p in model.parameters())
+        assert facts_from_config(model.config).parameters == pytest.approx(counted, rel=0.05)
+
+
+def test_the_embedded_model_is_what_the_catalogue_and_its_card_say():
+    folder = loading.embedded_model_path()
+    weights = load_file(folder / "model.safetensors")
+    counted = sum(weight.numel() for weight in weights.values())
+    facts = json.loads((folder / "training_facts.json").read_text(encoding="utf-8"))
+    assert counted == CATALOG[EMBEDDED].parameters == facts["training"]["parameters"]
+    assert 2_000_000 <= counted <= 6_000_000 and (folder / "model.safetensors").stat().st_size <= 12_000_000
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{counted:,} parameters" in card and "教材" in card and str(facts["training"]["loss"]) in card
+
+
+def test_embedded_tokenizer_round_trips_any_text():
+    tokenizer = load_model(load_recipe("tiny")).tokenizer
+    for text in ("家計簿アプリ！", "ﾊﾝｶｸ 123 ABC", "絵文字🏃‍♀️と𠮷野家", "改行\nとタブ\t"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_build_tokenizer_keeps_scripts_apart():
+    """A product must be the same tokens whatever particle follows, or the model cannot carry it over from the brief."""
+    tokenizer = build_tokenizer(iter(["加湿器なら今すぐ", "加湿器の詳細", "加湿器を選ぶ"] * 50), vocabulary=400)
+    alone = tokenizer("加湿器")["input_ids"]
+    assert tokenizer("加湿器なら")["input_ids"][: len(alone)] == alone
