@@ -200,8 +200,8 @@ def chat(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
 def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm run`."""
-    from .evaluation.evaluate import load_evaluation, pick_examples
-    from .evaluation.report import prompt_words
+    from .evaluation.evaluate import load_evaluation
+    from .evaluation.report import prompt_words, spread
     from .road import peak_gib, run_notebooks
 
     run = Run(arguments.run)
@@ -211,7 +211,7 @@ def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     evaluation = load_evaluation(run)
     lines = ["", f"実行 / run {run.name}: {sum(t['seconds'] for t in timings):.0f} s, {peak_gib():.1f} GiB", ""]
     lines += [f"{label}: {value}" for label, value in evaluation.table()]
-    for row in pick_examples(evaluation.comparisons):
+    for row in spread(evaluation.comparisons, 3):
         lines += [
             "",
             f"依頼 / brief: {prompt_words(row['prompt'])!s}",

@@ -75,12 +75,13 @@ def _execute(source: Path, target: Path, parameters: dict[str, str], run: Run) -
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
         skip_cells_with_tag="nbval-skip",
+        extra_arguments=["--log-level=40"],  # ipykernel warns, five times, that its local socket is not encrypted
         resources={"metadata": {"path": str(source.parent)}},
     )
     try:
         client.execute(env=environment)  # not inside setup_kernel(): both would take the kernel down
     except CellExecutionError as error:
-        raise NotebookError(*_failure(target, _last_words(error, notebook))) from None
+        raise NotebookError(*_failure(target, _last_words(error))) from None
     except DeadKernelError:
         raise NotebookError(*_failure(target, "the kernel died (memory?)")) from None
     finally:
@@ -94,7 +95,7 @@ def _failure(target: Path, words: str) -> tuple[str, str]:
     )
 
 
-def _last_words(error: Any, notebook: Any) -> str:
+def _last_words(error: Any) -> str:
     """What the failed cell said: our own errors whole, a traceback's last line otherwise."""
     import re
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import AdslmError
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import runs_root
+from ..tables import html_row
 from .colab import on_colab
 from .device import DevicePlan, check_preset_fits, choose_device
 from .machine import GIB, probe_machine, processor_name, total_memory_gb
@@ -61,9 +62,9 @@ class EnvironmentReport:
         }
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in self._rows())
+        rows = "".join(html_row(row, "td") for row in self._rows())
         verdict = "".join(f"<p>{'<br>'.join(map(html.escape, text))}</p>" for text in self._verdict())
-        return f'<table style="text-align:left">{rows}</table>{verdict}'
+        return f"<table>{rows}</table>{verdict}"
 
     def _rows(self) -> list[tuple[str, str]]:
         ram = "?" if self.ram_gb is None else f"{self.ram_gb:.1f}"

@@ -115,13 +115,6 @@ def summary_table(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return table
 
 
-def pick_examples(comparisons: list[dict], n: int = 3) -> list[dict]:
-    """`n` before/after rows: not the best ones but wins, ties and losses in the proportion in which they occur, in file order."""
-    if not comparisons:
-        return []
-    return [comparisons[i * len(comparisons) // n] for i in range(min(n, len(comparisons)))]
-
-
 def _figures(run: Run, metrics: dict[str, Any], margins: list[float]) -> Iterator[tuple[str, bytes]]:
     history = run.training / "history.jsonl"
     if history.is_file():

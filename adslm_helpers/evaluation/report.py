@@ -50,9 +50,10 @@ def percent(value: float | None) -> str:
 
 
 def spread(rows: list[dict], n: int) -> list[dict]:
-    """`n` rows at equal distances, in order: a sample that nobody chose."""
-    n = min(n, len(rows))
-    return [rows[i * len(rows) // n] for i in range(n)]
+    """`n` rows with different prompts, at equal distances in file order: a sample that nobody chose."""
+    first = list({str(row["prompt"]): row for row in reversed(rows)}.values())[::-1]
+    n = min(n, len(first))
+    return [first[i * len(first) // n] for i in range(n)]
 
 
 def reasons(judgement: dict[str, Any]) -> list[str]:

@@ -149,7 +149,9 @@ def _too_large(name: str, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None
 
 def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan) -> LoadedModel | Skipped:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of reading and writing weights, in red under every cell; downloads have their own bar
     where, only_local = _where(name)
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=only_local)
@@ -159,8 +161,7 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan) -> LoadedModel | S
             return Skipped(name, f"約 {need:.1f} GB 必要です", f"needs about {need:.1f} GB, {plan.memory_gb:.1f} GB is there")
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
         options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
-        # `torch_dtype` is the one spelling that every transformers accepts; the default dtype changed with version 5.
-        model = AutoModelForCausalLM.from_pretrained(where, torch_dtype=_dtype(plan), local_files_only=only_local, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(plan), local_files_only=only_local, **options)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
     if not recipe.load_in_4bit:

@@ -161,8 +161,10 @@ def test_a_missing_number_stops_the_page_instead_of_leaving_a_hole():
         render_report(run, load_recipe("tiny"), numbers, rows, {})
 
 
-def test_examples_are_spread_over_the_list():
-    assert spread(list(range(100)), 4) == [0, 25, 50, 75] and spread([1, 2], 10) == [1, 2] and spread([], 3) == []
+def test_examples_are_spread_over_the_list_one_a_prompt():
+    rows = [{"prompt": f"p{n}", "seed": seed} for seed in (1, 2) for n in range(100)]
+    assert spread(rows, 4) == [{"prompt": f"p{n}", "seed": 1} for n in (0, 25, 50, 75)]
+    assert spread(rows[:2], 10) == rows[:2] and spread([], 3) == []
 
 
 def test_every_way_to_be_broken_has_words():
