@@ -56,9 +56,14 @@ def evaluate(run: Run) -> Evaluation:
         # One prompt at a time on MPS: batched left-padded generation is wrong there before torch 2.9.
         size = 1 if loaded.plan.device == "mps" else max(8, 2 * recipe.per_device_eval_batch_size)
         comparisons = compare_texts(loaded.model, loaded.tokenizer, heldout_prompts(rows, recipe), recipe, size)
-        metrics = {"model": loaded.name, **heldout.metrics(), **comparison_metrics(comparisons)}
+        metrics = {
+            "model": loaded.name,
+            "synthetic_data": _synthetic(rows),
+            **heldout.metrics(),
+            **comparison_metrics(comparisons),
+        }
         judged = verdict(metrics)
-        metrics |= {"verdict": judged.code, "verdict_ja": judged.ja, "verdict_en": judged.en, "synthetic_data": _synthetic(rows)}
+        metrics |= {"verdict": judged.code, "verdict_ja": judged.ja, "verdict_en": judged.en}
         figures = dict(_figures(run, metrics, heldout.margins))
         for name, png in figures.items():
             write_bytes(run.evaluation / "figures" / f"{name}.png", png)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..recipe import EMBEDDED
+
 FEW_PROMPTS = 20
 PRODUCT_LOSS = 0.02
 
@@ -20,6 +22,17 @@ class Verdict:
 
 def verdict(metrics: dict[str, Any]) -> Verdict:
     """Reads metrics.json. Ruined text outweighs any win; an interval that holds 50 % is no gain; few prompts promise nothing."""
+    said = _verdict(metrics)
+    if metrics.get("model") != EMBEDDED or metrics.get("synthetic_data", True):
+        return said
+    return Verdict(
+        said.code,
+        f"{said.ja}なお、付属の教材モデルは見本の依頼しか知りません。自分のデータには MODEL でハブのモデルを選んでください。",
+        f"{said.en} The embedded teaching model knows the sample briefs only: for your own data choose a hub model (MODEL).",
+    )
+
+
+def _verdict(metrics: dict[str, Any]) -> Verdict:
     low, high = metrics["win_rate_ci95"]
     rate = f"{metrics['win_rate']:.0%} [{low:.0%}, {high:.0%}]"
     if metrics["degenerate_tuned"] > max(0.05, 2 * metrics["degenerate_base"]):

@@ -85,7 +85,7 @@ def test_the_title_cell_says_what_for_how_long_and_where_to(name):
     assert first.cell_type == "markdown" and re.fullmatch(rf"# {name[:2]} .*{JAPANESE}.* / .*[A-Za-z].*", title)
     for part in ("**目標**", "*Goal:", "読むもの / reads:", "書くもの / writes:", "時間 / time:"):
         assert part in body
-    time = next(line for line in rest if line.startswith("時間 / time:"))
+    time = next(line for line in rest if line.startswith("- 時間 / time:"))
     assert re.search(r"\d", time) and re.search(r"20\d\d-\d\d-\d\d", time), f"not measured: {time}"
 
 

@@ -54,3 +54,14 @@ def test_both_languages_give_the_same_numbers():
 def test_better_is_said_with_its_interval():
     said = verdict(FINE)
     assert "80% [75%, 85%]" in said.en and "45% → 94%" in said.en and "80% [75%, 85%]" in said.ja
+
+
+def test_the_teaching_model_on_someone_elses_data_is_told_to_step_aside():
+    """It knows the sample briefs only; whatever its numbers on other data are, the way out is a hub model."""
+    own_data = {**FINE, "model": "embedded-tiny", "synthetic_data": False}
+    assert verdict(own_data).code == "better" and "MODEL" in verdict(own_data).ja and "hub model" in verdict(own_data).en
+    for other in (
+        {"model": "embedded-tiny", "synthetic_data": True},
+        {"model": "Qwen/Qwen2.5-0.5B-Instruct", "synthetic_data": False},
+    ):
+        assert verdict({**FINE, **other}) == verdict(FINE)
