@@ -208,8 +208,7 @@ def _known_field(key: str) -> str:
 
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    listing = ", ".join(known)
-    return f"{close[0]!r}? ({listing})" if close else f"({listing})"
+    return f"{close[0]!r}?" if close else f"({', '.join(known)})"
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:

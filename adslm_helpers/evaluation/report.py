@@ -33,6 +33,7 @@ def render_report(
         metrics=metrics,
         recipe=recipe,
         differences=recipe.differences(),
+        skipped=run.manifest().get("model", {}).get("skipped", []),
         dataset=run.manifest()["steps"]["dataset"],
         versions=run.manifest().get("versions", {}),
         embedded=metrics["model"] == EMBEDDED,

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ class RunResult:
     pairs: dict[str, int]
     dropped: dict[str, dict[str, int]]
     fingerprint: str
+    choice: list[str] = field(default_factory=list)
+    """How the model was chosen, in words; a fallback is said first."""
     reused: bool = False
 
     def lines(self) -> list[str]:
         """The result in a few bilingual lines."""
-        told = [f"モデル / model: {self.model}", f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
+        told = [*self.choice, f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
         if self.reused:
             told.append(
                 "同じレシピ・同じデータの学習が済んでいるので、その結果を使います。/ Already trained with this recipe and data: reused."
@@ -136,6 +138,7 @@ def _train(
         pairs={side: len(encoded.pairs) for side, encoded in sides.items()},
         dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
         fingerprint=fingerprint,
+        choice=loaded.lines(),
     )
 
 

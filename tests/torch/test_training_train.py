@@ -144,3 +144,15 @@ def test_training_without_a_dataset_says_which_notebook_comes_first(recipe):
 def test_a_preset_for_another_machine_is_refused_before_any_load(run, recipe):
     with pytest.raises(RecipeError, match="Presets that fit here"):
         train(run, recipe_from_dict({**recipe.to_dict(), "needs_device": ["cuda"], "device": "auto"}))
+
+
+def test_a_fallback_is_said_first_and_kept_in_the_manifest(run, recipe, tmp_path):
+    """Nobody may believe that the model they asked for was tuned when another one was."""
+    asked = recipe_from_dict(
+        {**recipe.to_dict(), "models": [str(tmp_path / "no-model"), *recipe.models], "fallback": True, "max_steps": 1}
+    )
+    (tmp_path / "no-model").mkdir()
+    result = train(run, asked)
+    assert "FALLBACK" in result.lines()[0] and "no-model" in result.lines()[1]
+    assert run.manifest()["model"]["skipped"][0]["name"].endswith("no-model")
+    assert train(run, asked).lines()[:2] == result.lines()[:2], "also when the result is reused"
