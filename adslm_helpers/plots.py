@@ -46,10 +46,16 @@ def training_curves(history: list[dict]) -> Figure:
     """Loss, reward margin and reward accuracy against the step, held-out points beside the training line.
 
     `history`: rows with "step" and TRL's metric names, held-out ones with "eval_" before them. Missing metrics, None and NaN
-    are left out; of rows with the same step (a resumed run) the last counts.
+    are left out; of rows with the same step (a resumed run) the last counts. The ln 2 line is the untrained DPO loss; a recipe
+    with an SFT term logs the sum of both terms, which starts above it.
     """
     panels = (
-        ("loss", ("損失", "Loss"), math.log(2), ("ln 2\n学習前\nuntrained", "ln 2\nuntrained")),
+        (
+            "loss",
+            ("損失", "Loss"),
+            math.log(2),
+            ("ln 2: DPO\nだけの学習前\nDPO alone,\nuntrained", "ln 2: DPO alone,\nuntrained"),
+        ),
         ("rewards/margins", ("報酬の差", "Reward margin"), 0.0, ("0\n差なし\nno margin", "0\nno margin")),
         ("rewards/accuracies", ("報酬の正解率", "Reward accuracy"), 0.5, ("0.5\n偶然\nchance", "0.5\nchance")),
     )
@@ -219,7 +225,7 @@ def recipe_comparison(rows: list[dict]) -> Figure:
             rate_bars(ax, bars, color=color, label=say.plain(str(row.get("name", place + 1))), height=step * 0.92)
         ax.set_yticks(range(len(metrics)), [say(*words, "\n") for words in metrics.values()])
         percent_axis(ax)
-        legend_below(figure, [ax])
+        legend_below(figure, [ax], columns=2)
         return finished(figure)
 
 

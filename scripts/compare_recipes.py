@@ -65,6 +65,11 @@ def measure(base: Run, number: int, overrides: dict) -> dict:
     return row
 
 
+def _is_default(row: dict) -> bool:
+    default = load_recipe("tiny")
+    return all(row[key] == getattr(default, key) for key in GRID[0])
+
+
 def _shown(text: str, most: int = 70) -> str:
     """A text on one line; a ruined one is cut, and says so."""
     line = " ".join(text.split()) or "（空 / empty）"
@@ -74,17 +79,17 @@ def _shown(text: str, most: int = 70) -> str:
 def write(rows: list[dict]) -> None:
     """The table, the figure and the numbers behind them."""
     head = (
-        "| lr | beta | epochs | SFT weight | s | reward accuracy | margin | rubric pass | right product | degenerate | win rate |\n"
-        + "|---" * 11
+        "| lr | beta | epochs | SFT weight | s | reward accuracy | margin | rubric pass | right product | degenerate | win rate | |\n"
+        + "|---" * 12
         + "|"
     )
     lines = [
         f"| {r['learning_rate']:g} | {r['beta']:g} | {r['num_train_epochs']} | {r['sft_weight']:g} | {r['seconds']} | {r['reward_accuracy']:.2f} "
-        f"| {r['reward_margin']:.2f} | {r['rubric_pass_tuned']:.2f} | {r['right_product_tuned']:.2f} | {r['degenerate_tuned']:.3f} | {r['win_rate']:.2f} |"
+        f"| {r['reward_margin']:.2f} | {r['rubric_pass_tuned']:.2f} | {r['right_product_tuned']:.2f} | {r['degenerate_tuned']:.3f} | {r['win_rate']:.2f} |{' default |' if _is_default(r) else ' |'}"
         for r in rows
     ]
     first = rows[0]
-    base = f"| (base) | | | | | | | {first['rubric_pass_base']:.2f} | {first['right_product_base']:.2f} | {first['degenerate_base']:.3f} | |"
+    base = f"| (base) | | | | | | | {first['rubric_pass_base']:.2f} | {first['right_product_base']:.2f} | {first['degenerate_base']:.3f} | | |"
     examples = "\n".join(
         f"* lr {r['learning_rate']:g}, beta {r['beta']:g}, SFT {r['sft_weight']:g}: {' ／ '.join(_shown(text) for text in r['examples'])}"
         for r in rows
@@ -102,8 +107,9 @@ def write(rows: list[dict]) -> None:
     named = [
         {"name": f"lr {r['learning_rate']:g}, beta {r['beta']:g}, {r['num_train_epochs']} ep, SFT {r['sft_weight']:g}", **r}
         for r in rows
+        if _is_default(r) or r["sft_weight"] < 1  # four bars stay readable: the default, and less and less of the SFT term
     ]
-    write_bytes(RESULTS / "recipes.png", to_png(recipe_comparison(named)))
+    write_bytes(RESULTS / "recipes.png", to_png(recipe_comparison([row for row in named if row["learning_rate"] >= 1e-3])))
     write_json(RESULTS / "recipes.json", rows)
 
 
