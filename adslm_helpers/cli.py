@@ -201,8 +201,9 @@ def chat(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm run`."""
     from .evaluation.evaluate import load_evaluation
-    from .evaluation.report import prompt_words, spread
+    from .evaluation.report import spread
     from .road import peak_gib, run_notebooks
+    from .text.brief import whole_prompt
 
     run = Run(arguments.run)
     data, model = _absolute(arguments.data), _absolute(arguments.model)
@@ -214,7 +215,7 @@ def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     for row in spread(evaluation.comparisons, 3):
         lines += [
             "",
-            f"依頼 / brief: {prompt_words(row['prompt'])!s}",
+            f"依頼 / brief: {whole_prompt(row['prompt'])}",
             f"  前 / before: {row['base']}",
             f"  後 / after:  {row['tuned']}",
         ]

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 
 from ..errors import DataError
-from .validate import whole_prompt
+from ..text.brief import whole_prompt
 
 _OVERSHOOT = 1.15  # the held-out side may exceed its share by so much, rather than miss it by more
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..text.brief import parse_brief
+from ..text.brief import parse_brief, whole_prompt
 from .split import prompt_key
 from .surface import Rule, surface_rules
-from .validate import SIDES, whole_prompt
+from .validate import SIDES
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from ..text.brief import whole_prompt
 from .rows import Place, Problem, RawRow
 
 SIDES = ("prompt", "chosen", "rejected")
@@ -72,11 +73,6 @@ def normalise_row(raw: RawRow) -> dict | Problem:
     `prompt` stays a list of messages only where it holds more than one user message; chosen and rejected are text.
     """
     return _normalise(raw)[0]
-
-
-def whole_prompt(prompt: str | list[dict]) -> str:
-    """A prompt as one text: messages of a dialogue one below the other, each after its role."""
-    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def _normalise(raw: RawRow) -> tuple[dict | Problem, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import Run, now
+from ..text.brief import whole_prompt
 from ..text.rubric import CHECKS
 
 _OUTCOMES = {"win": "勝ち / win", "tie": "引分 / tie", "loss": "負け / loss"}
@@ -63,16 +64,9 @@ def reasons(judgement: dict[str, Any]) -> list[str]:
     return [f"✗ {names[check]}" for check in judgement["failures"]] + [f"✗ {_BROKEN[kind]}" for kind in judgement["degenerate"]]
 
 
-def prompt_words(prompt: str | list[dict]) -> str:
-    """A prompt as people read it: the string, or the messages line by line."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-
-
 def _example(row: dict) -> dict[str, Any]:
     return {
-        "prompt": prompt_words(row["prompt"]),
+        "prompt": whole_prompt(row["prompt"]),
         "outcome": row["outcome"],
         "label": _OUTCOMES[row["outcome"]],
         "sides": [

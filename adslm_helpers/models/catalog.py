@@ -40,7 +40,7 @@ def facts_from_config(config) -> ModelFacts:
     intermediate = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
     tied = 1 if getattr(config, "tie_word_embeddings", True) else 2
     heads = getattr(config, "num_attention_heads", 1)
-    key_value = hidden * getattr(config, "num_key_value_heads", None or heads) // heads
+    key_value = hidden * getattr(config, "num_key_value_heads", heads) // heads
     gated_mlp = 2 if config.model_type in ("gpt2", "gpt_neox") else 3
     per_layer = 2 * hidden * hidden + 2 * hidden * key_value + gated_mlp * hidden * intermediate
     return ModelFacts(config.vocab_size * hidden * tied + layers * per_layer, hidden, layers, intermediate, config.vocab_size)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from ..environment.device import DevicePlan, choose_device
 from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
-from .catalog import CATALOG, facts_from_config
+from .catalog import CATALOG, ModelFacts, facts_from_config
 from .generation import generate_texts
 from .memory import plan_memory
 from .templates import ensure_chat_template
@@ -80,9 +82,10 @@ def load_model(recipe: DpoRecipe, plan: DevicePlan | None = None) -> LoadedModel
     """
     hide_kernel_notice()
     plan = plan or choose_device(recipe)
+    reachable = functools.cache(_hub_answers)  # asked once for the whole list, and only when a hub model is on it
     skipped: list[Skipped] = []
     for name in recipe.models if recipe.fallback else recipe.models[:1]:
-        loaded = _too_large(name, recipe, plan) or _try_load(name, recipe, plan)
+        loaded = _too_large(name, CATALOG.get(name), recipe, plan) or _try_load(name, recipe, plan, reachable)
         if isinstance(loaded, Skipped):
             skipped.append(loaded)
             continue
@@ -132,9 +135,8 @@ def lora_config(recipe: DpoRecipe, model: Any) -> Any:
     )
 
 
-def _too_large(name: str, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None:
-    """A Skipped when a known model cannot fit in the device's memory; nothing is downloaded to find out."""
-    facts = CATALOG.get(name)
+def _too_large(name: str, facts: ModelFacts | None, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None:
+    """A Skipped when a model of this shape cannot fit in the device's memory; None when it can, or nothing is known."""
     if facts is None or plan.memory_gb is None:
         return None
     need = plan_memory(facts, recipe, plan.dtype).total
@@ -147,18 +149,16 @@ def _too_large(name: str, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None
     )
 
 
-def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan) -> LoadedModel | Skipped:
+def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool]) -> LoadedModel | Skipped:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of reading and writing weights, in red under every cell; downloads have their own bar
-    where, only_local = _where(name)
+    where, only_local = _where(name, reachable)
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=only_local)
-        facts = facts_from_config(config)
-        need = plan_memory(facts, recipe, plan.dtype).total
-        if plan.memory_gb is not None and need > plan.memory_gb:
-            return Skipped(name, f"約 {need:.1f} GB 必要です", f"needs about {need:.1f} GB, {plan.memory_gb:.1f} GB is there")
+        if too_large := _too_large(name, facts_from_config(config), recipe, plan):
+            return too_large
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
         options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
         model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(plan), local_files_only=only_local, **options)
@@ -175,17 +175,17 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan) -> LoadedModel | S
     return LoadedModel(model, tokenizer, name, plan, notes=notes)
 
 
-def _where(name: str) -> tuple[str, bool]:
+def _where(name: str, reachable: Callable[[], bool]) -> tuple[str, bool]:
     """What to hand to from_pretrained, and whether only local files may be used."""
     if name == EMBEDDED:
         return str(embedded_model_path()), True
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser()), True
-    return name, os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or not _hub_answers()
+    return name, os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or not reachable()
 
 
 def _hub_answers() -> bool:
-    """Whether the model hub's host can be reached, asked once with a short limit; hub clients retry for minutes."""
+    """Whether the model hub's host can be reached, asked with a short limit; hub clients retry for minutes."""
     import socket
     from urllib.parse import urlsplit
 

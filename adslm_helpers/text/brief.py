@@ -70,6 +70,11 @@ def prompt_text(prompt: str | list[dict]) -> str:
     return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
 
 
+def whole_prompt(prompt: str | list[dict]) -> str:
+    """A prompt as one text: messages of a dialogue one below the other, each after its role."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
 def _limits(text: str) -> tuple[int | None, int | None]:
     plain = unicodedata.normalize("NFKC", text)
     if between := _BETWEEN.search(plain):

@@ -33,6 +33,15 @@ def test_offline_the_road_ends_at_the_embedded_model_and_says_so(offline):
     assert loaded.record()["skipped"][0]["reason"]
 
 
+def test_the_hub_is_asked_once_for_a_whole_list(monkeypatch):
+    """Each attempt may cost seconds on a machine whose network swallows packets."""
+    asked = []
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(loading, "_hub_answers", lambda: bool(asked.append(1)))
+    loaded = load_model(load_recipe("tiny", models="org/one,org/two,org/three,embedded-tiny"))
+    assert loaded.name == EMBEDDED and len(loaded.skipped) == 3 and len(asked) == 1
+
+
 def test_without_fallback_the_first_reason_is_final(offline):
     with pytest.raises(ModelError, match="no network"):
         load_model(load_recipe("tiny", model="Qwen/Qwen2.5-0.5B-Instruct", fallback=False))

@@ -9,11 +9,12 @@ import jinja2
 import pytest
 
 from adslm_helpers.evaluation.compare import comparison_metrics, outcome
-from adslm_helpers.evaluation.report import percent, prompt_words, reasons, render_report, spread
+from adslm_helpers.evaluation.report import percent, reasons, render_report, spread
 from adslm_helpers.evaluation.verdict import verdict
 from adslm_helpers.recipe import EMBEDDED, load_recipe
 from adslm_helpers.run import Run
 from adslm_helpers.text import degenerate
+from adslm_helpers.text.brief import whole_prompt
 from adslm_helpers.text.rubric import judge
 
 EVIL = '<script>alert("x")</script><img src=x onerror=y>&"\''
@@ -186,5 +187,5 @@ def test_reasons_are_words_for_every_failed_check_and_none_for_a_good_text():
 
 
 def test_a_dialogue_is_shown_line_by_line():
-    assert prompt_words("靴") == "靴"
-    assert prompt_words([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "system: a\nuser: b"
+    assert whole_prompt("靴") == "靴"
+    assert whole_prompt([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "system: a\nuser: b"
