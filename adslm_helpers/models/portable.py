@@ -54,7 +54,7 @@ def fix_tokenizer_file(path: Path) -> None:
         return
     tokenizer = read_json(path)
     merges = tokenizer["model"].get("merges") or []
-    if not all(isinstance(pair, list) and " " not in "".join(pair) for pair in merges):
+    if not merges or not all(isinstance(pair, list) and " " not in "".join(pair) for pair in merges):
         return
     tokenizer["model"]["merges"] = [" ".join(pair) for pair in merges]
     write_json(path, tokenizer)
