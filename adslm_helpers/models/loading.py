@@ -161,7 +161,7 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callabl
             return too_large
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
         options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(plan), local_files_only=only_local, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, **_dtype(plan), local_files_only=only_local, **options)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
     if not recipe.load_in_4bit:
@@ -198,10 +198,12 @@ def _hub_answers() -> bool:
         return any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy"))
 
 
-def _dtype(plan: DevicePlan) -> Any:
+def _dtype(plan: DevicePlan) -> dict[str, Any]:
+    """The argument for the weights' dtype by the name that the installed transformers has for it (never left to its default)."""
     import torch
+    from transformers import PretrainedConfig
 
-    return getattr(torch, plan.dtype)
+    return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": getattr(torch, plan.dtype)}
 
 
 def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
