@@ -54,6 +54,23 @@ def upload_files(target: Path) -> list[Path]:
     return paths
 
 
+def download_file(path: Path) -> None:
+    """Hands `path` to the browser as a download; needs a Colab notebook, else SetupError with the place where the file lies."""
+    files = colab_module("files") if in_notebook() else None
+    if files is None:
+        raise SetupError(
+            f"ブラウザーでの受け取りは Google Colab のノートブックだけで使えます。→ ファイルは {path} にあります。",
+            f"Downloads through the browser exist in a Google Colab notebook only. -> The file lies at {path}.",
+        )
+    try:
+        files.download(str(path))
+    except (*refusals(), OSError) as error:
+        raise SetupError(
+            f"{path} を受け取れません（{said(error)}）。→ 左の「ファイル」から右クリックでダウンロードしてください。",
+            f"{path} cannot be downloaded ({said(error)}). -> Right-click it under Files on the left and download it there.",
+        ) from error
+
+
 def colab_module(name: str) -> ModuleType | None:
     """google.colab.<name>, or None away from Colab."""
     if not on_colab():

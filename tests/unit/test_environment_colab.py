@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from adslm_helpers.environment.colab import in_notebook, on_colab, upload_files
+from adslm_helpers.environment.colab import download_file, in_notebook, on_colab, upload_files
 from adslm_helpers.errors import SetupError
 
 
@@ -114,3 +114,16 @@ def test_upload_cancelled_or_failed(colab, choose, tmp_path, monkeypatch):
     monkeypatch.setattr(colab.files, "upload", raising(colab.errors.Error("tab\nclosed")))
     with pytest.raises(SetupError, match="Error: tab closed"):
         upload_files(tmp_path)
+
+
+def test_download_hands_the_file_to_the_browser_or_says_where_it_lies(colab, tmp_path, monkeypatch):
+    path = tmp_path / "export.zip"
+    path.write_bytes(b"zip")
+    download_file(path)
+    assert (colab.root / "downloads" / "export.zip").read_bytes() == b"zip"
+    with pytest.raises(SetupError, match=r"gone\.zip.*FileNotFoundError"):
+        download_file(tmp_path / "gone.zip")
+    monkeypatch.delenv("COLAB_RELEASE_TAG")
+    monkeypatch.delitem(sys.modules, "google.colab")
+    with pytest.raises(SetupError, match=r"lies at .*export\.zip"):
+        download_file(path)
