@@ -29,6 +29,11 @@ def hf_token() -> str | None:
     return _colab_secret() if in_notebook() else None  # it asks the browser, through the kernel
 
 
+def has_hub_token() -> bool:
+    """Whether a gated model can be asked for with a token of the user's: from the environment, a login, or Colab's secret."""
+    return _login_file() is not None or hf_token() is not None
+
+
 def token_row(gated: Sequence[str] = ()) -> tuple[str, str]:
     """(label, text) for a report: where the token comes from, and whether the models asked for (`gated` of them) need it.
 
@@ -46,7 +51,7 @@ def _token_text(gated: Sequence[str]) -> tuple[str, str]:
         return f"ログイン済み {path}（{need_ja}）", f"logged in, {path} ({need_en})"
     if on_colab() and not gated:
         return f"Colab のシークレットは見ていません（{need_ja}）", f"Colab's secrets not looked at ({need_en})"
-    if on_colab() and hf_token():
+    if on_colab() and has_hub_token():
         return f"Colab のシークレット {_SECRET}（{need_ja}）", f"Colab's secret {_SECRET} ({need_en})"
     if not gated:
         return f"なし（{need_ja}）", f"none ({need_en})"

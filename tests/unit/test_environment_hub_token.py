@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from adslm_helpers.environment import hub_token
-from adslm_helpers.environment.hub_token import hf_token, token_row
+from adslm_helpers.environment.hub_token import has_hub_token, hf_token, token_row
 
 TOKEN = "hf_abcDEF0123456789"
 GEMMA = ("google/gemma-2b-it",)
@@ -57,12 +57,12 @@ def test_login_file_is_left_to_the_hub_client_which_renews_it(colab, monkeypatch
     keep_secret(colab, value=TOKEN)
     (tmp_path / "login").write_text(TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "login"))
-    assert hf_token() is None and asked(colab) == 0
+    assert hf_token() is None and has_hub_token() and asked(colab) == 0
     assert "logged in" in token_row(GEMMA)[1] and TOKEN not in token_row(GEMMA)[1]
 
 
 def test_no_token_is_none_and_no_reason_to_worry_about_public_models():
-    assert hf_token() is None
+    assert hf_token() is None and not has_hub_token()
     assert "なし（公開モデルには不要です）" in token_row()[1] and "->" not in token_row()[1]
 
 
@@ -73,7 +73,7 @@ def test_no_token_for_a_gated_model_is_a_next_step():
 
 def test_secret_of_colab_is_asked_for_once_in_a_session(colab):
     keep_secret(colab, value=f"{TOKEN}\n")
-    assert [hf_token(), hf_token()] == [TOKEN, TOKEN] and asked(colab) == 1
+    assert [hf_token(), hf_token()] == [TOKEN, TOKEN] and has_hub_token() and asked(colab) == 1
 
 
 def test_report_asks_for_the_secret_only_when_a_gated_model_needs_it(colab):
