@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from adslm_helpers.export.publish import differing_files
 from adslm_helpers.road import ROAD
@@ -57,8 +59,9 @@ def road(tmp_path_factory):
     calls = [json.loads(line) for line in (behind / "calls.jsonl").read_text(encoding="utf-8").splitlines()]
     books = {path.stem: nbformat.read(path, as_version=4) for path in (runs / "quickstart" / "notebooks").glob("*.ipynb")}
     return SimpleNamespace(
-        folder=folder, behind=behind, run=Run("quickstart", runs), code=done.returncode, calls=calls, books=books, sent=hub.sent
-    )
+        folder=folder, behind=behind, run=Run("quickstart", runs), code=done.returncode, calls=calls, books=books, sent=hub.sent,
+        environment=environment,
+    )  # fmt: skip
 
 
 def outputs(book):
@@ -86,6 +89,20 @@ def test_export_on_drive_is_whole(road):
     manifest = read_json(on_drive / export.name / "manifest.json")
     assert len(manifest["files"]) + 1 == note["files"] and not differing_files(on_drive / export.name, manifest["files"])
     assert {"adapter", "merged", "README.md"} <= {path.name for path in (on_drive / export.name).iterdir()}
+
+
+def test_refused_drive_ends_in_a_next_step_and_not_in_a_traceback(road):
+    book = nbformat.read(ROOT / "notebooks" / "04_export.ipynb", as_version=4)
+    last = next(number for number, cell in enumerate(book.cells) if "export_run(" in cell.source)
+    book.cells = book.cells[: last + 1]
+    client = NotebookClient(
+        book, timeout=300, skip_cells_with_tag="nbval-skip", resources={"metadata": {"path": str(road.folder)}}
+    )
+    with pytest.raises(CellExecutionError):
+        client.execute(env={**road.environment, "FAKE_COLAB_DRIVE": "refused"})
+    (error,) = [output for output in book.cells[last].outputs if output.output_type == "error"]
+    assert error.ename == "SetupError" and "Traceback" not in "".join(error.traceback)
+    assert len(error.traceback) == 2 and "全項目にチェック" in error.traceback[0] and "every permission" in error.traceback[1]
 
 
 def test_gated_model_is_asked_for_with_the_secret_and_its_refusal_is_told(road):
