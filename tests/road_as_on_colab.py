@@ -112,7 +112,8 @@ def test_gated_model_is_asked_for_with_the_secret_and_its_refusal_is_told(road):
 
 
 def test_token_stands_in_nothing_that_was_written_or_shown(road):
-    """The secret's own store aside: executed notebooks, runs, exports, the hub client's cache, and what the command printed."""
+    """Nor does half of it. The secret's own store aside: executed notebooks, runs, exports, the hub's cache, what the command printed."""
+    halves = [half.encode() for half in (TOKEN[:15], TOKEN[15:])]
     files = [path for place in (road.folder, road.run.path.parent) for path in place.rglob("*") if path.is_file()]
-    found = [path for path in files if TOKEN.encode() in path.read_bytes()]
+    found = [path for path in files if any(half in path.read_bytes() for half in halves)]
     assert len(files) > 30 and found == [road.behind / "secrets.json"]
