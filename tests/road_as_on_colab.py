@@ -34,6 +34,7 @@ def road(tmp_path_factory):
     runs = Path(os.environ.get("ADSLM_RUNS") or folder / "runs")
     behind = folder / "behind"
     behind.mkdir()
+    (behind / "calls.jsonl").touch()
     (behind / "secrets.json").write_text(json.dumps({"HF_TOKEN": {"value": TOKEN}}), encoding="utf-8")
     with GatedHub(TOKEN) as hub:
         environment = {
