@@ -96,11 +96,13 @@ def test_refused_drive_ends_in_a_next_step_and_not_in_a_traceback(road):
     book = nbformat.read(ROOT / "notebooks" / "04_export.ipynb", as_version=4)
     last = next(number for number, cell in enumerate(book.cells) if "export_run(" in cell.source)
     book.cells = book.cells[: last + 1]
+    place = {"metadata": {"path": str(ROOT / "notebooks")}}
     client = NotebookClient(
-        book, timeout=300, skip_cells_with_tag="nbval-skip", resources={"metadata": {"path": str(road.folder)}}
+        book, timeout=300, skip_cells_with_tag="nbval-skip", extra_arguments=["--log-level=40"], resources=place
     )
     with pytest.raises(CellExecutionError):
         client.execute(env={**road.environment, "FAKE_COLAB_DRIVE": "refused"})
+    assert not any(output.output_type == "error" for cell in book.cells[:last] for output in cell.get("outputs", []))
     (error,) = [output for output in book.cells[last].outputs if output.output_type == "error"]
     assert error.ename == "SetupError" and "Traceback" not in "".join(error.traceback)
     assert len(error.traceback) == 2 and "全項目にチェック" in error.traceback[0] and "every permission" in error.traceback[1]
