@@ -29,8 +29,10 @@ _CURES = (
     ),
     (
         "must not already contain files",
-        "{point} に普通のファイルがあります（Drive には保存されません）。!mv {point} {point}-old で名前を変えて、もう一度実行してください。",
-        "{point} holds plain files, which are not on Drive. Rename it (!mv {point} {point}-old) and run the cell again.",
+        "{point} に普通のファイルがあります（Drive には保存されません）。!mv {point} {point}-old で名前を変えて、もう一度実行してください。"
+        "自分で用意した Drive のフォルダーなら、環境変数 ADSLM_DRIVE に書いてください。",
+        "{point} holds plain files, which are not on Drive. Rename it (!mv {point} {point}-old) and run the cell again. "
+        "A folder that you keep in step with Drive yourself goes into ADSLM_DRIVE.",
     ),
     (
         "timeout",
@@ -65,8 +67,9 @@ def drive_folder(mount: bool = True) -> Path:
             "This is not Google Colab, so Google Drive cannot be mounted. "
             "-> Set ADSLM_DRIVE to your Google Drive for desktop folder, or export to a folder or a zip.",
         )
-    mounted = _mounted_at()
-    point = mounted or Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
+    usual = Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
+    mounted = _mounted_at(usual)
+    point = mounted or usual
     folder = point / "MyDrive"
     broken = _trouble(folder) if mounted else None
     if mounted and broken is None:
@@ -95,14 +98,16 @@ def _given_drive(given: str) -> Path:
     return folder
 
 
-def _mounted_at() -> Path | None:
-    """Where Drive is mounted on Colab already, by the system's table of mounts.
+def _mounted_at(usual: Path) -> Path | None:
+    """Where Drive is mounted on Colab already: `usual`, or by the system's table of mounts elsewhere.
 
-    A folder that is merely called MyDrive is not in it: whatever is copied there is gone with the session. And mounting at a second
+    A folder that is merely called MyDrive is no mount: whatever is copied there is gone with the session. And mounting at a second
     place would cut the first off.
     """
     import psutil
 
+    if os.path.ismount(usual):  # False where the connection broke; the table still has it
+        return usual
     return next((Path(part.mountpoint) for part in psutil.disk_partitions(all=True) if part.fstype == "fuse.drive"), None)
 
 

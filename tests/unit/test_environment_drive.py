@@ -61,6 +61,13 @@ def test_mounted_drive_is_used_without_asking_the_user_again(colab, no_mounts):
     assert mounts(colab) == []
 
 
+def test_mount_of_another_kind_in_the_usual_place_is_used_as_it_is(colab, monkeypatch):
+    """A local runtime in a container has its folder there; a new name of the file system must not ask the user again."""
+    colab.drive_folder.mkdir(parents=True)
+    monkeypatch.setattr(drive.os.path, "ismount", lambda path: path == colab.point)
+    assert drive_folder() == colab.drive_folder and mounts(colab) == []
+
+
 def test_drive_that_the_user_mounted_elsewhere_is_used_there(colab, no_mounts, tmp_path):
     """A second mount would end the process of the first."""
     (tmp_path / "gdrive" / "MyDrive").mkdir(parents=True)
