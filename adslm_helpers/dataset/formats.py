@@ -107,7 +107,7 @@ def _hub(source: str) -> Iterator[RawRow]:
     try:
         from datasets import load_dataset
 
-        rows = load_dataset(name, split=split)
+        rows = load_dataset(name, split=split, token=hf_token())
     except Exception as error:  # the Hub fails in the classes of many libraries; each is told to the user
         fail(
             f"{source} を取得できません（{_short(error)}）。"
