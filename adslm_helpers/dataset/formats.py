@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from ..environment.hub_token import hf_token
 from .rows import Place, Problem, RawRow, fail
 from .textfiles import read_csv, read_json, read_jsonl
 
