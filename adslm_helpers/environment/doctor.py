@@ -1,0 +1,306 @@
+"""What stands in the way of DPO training here, and what only looks as if it did: one sentence on each, from metadata alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .compatibility import narrowed, possible, trl_range, trl_trains
+from .installed import Installed, normal, read_installed
+from .packages import SWITCH_RUNTIME, PackageStatus, check_packages, requirements_for
+from .runtimes import Drift, drift, nearest_runtime
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+# What a DPO step computes with. Forms, figures and logs are of use beside it: what quarrels with them does not stop a training.
+_COMPUTES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy", "pandas", "bitsandbytes")
+# The command that usually replaced a package which other packages then complain about.
+_MOVED_BY = {
+    "torch": "pip install --upgrade torch",
+    "fsspec": "pip install --upgrade datasets",
+    "datasets": "pip install --upgrade trl",
+    "pyarrow": "pip install --upgrade trl",
+    "huggingface-hub": "pip install --upgrade trl",
+    "transformers": "pip install --upgrade transformers",
+    "numpy": "pip install --upgrade numpy",
+    "ipywidgets": "pip install --upgrade ipywidgets",
+}
+_MODULES = {"pyyaml": "yaml", "pillow": "PIL", "python-dateutil": "dateutil"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: how bad, about which package, and what it means for this job."""
+
+    severity: str
+    """'problem': has to be mended; 'note': worth knowing; 'harmless': looks bad and is not."""
+    kind: str
+    """'missing', 'version', 'optional', 'trl', 'conflict', 'torchao', 'leftover', 'wandb', 'moved', 'restart' or 'runtime'."""
+    package: str
+    ja: str
+    en: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found."""
+
+    installed: Installed
+    packages: list[PackageStatus]
+    findings: list[Finding]
+    """Problems first, then notes, then what is harmless."""
+    drift: Drift
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What has to be mended before a training."""
+        return [finding for finding in self.findings if finding.severity == "problem"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; of the installed packages only where they are described and how many."""
+        return {
+            "described": self.installed.described,
+            "distributions": len(self.installed.versions),
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "drift": self.drift.to_dict(),
+        }
+
+
+def diagnose(installed: Installed | None = None, needed: tuple[str, ...] = ()) -> Diagnosis:
+    """Everything about the installed packages that matters to this job; offline, imports none of them, well under a second.
+
+    `installed` is what to look at (this Python by default), `needed` names optional packages that the recipe cannot do without.
+    Raises SetupError when the ranges this project needs cannot be found.
+    """
+    installed = installed or read_installed()
+    packages = check_packages(needed, installed)
+    moved = drift(installed)
+    too_old = list(_runtime(installed))
+    # A runtime that is too old as a whole is one problem with one remedy, not one for each of its packages.
+    single = [finding for finding in _statuses(packages) if not (too_old and finding.severity == "problem")]
+    looks = (
+        _trl(installed),
+        _conflicts(installed),
+        _moved(moved),
+        _restarts(installed),
+        _leftovers(installed),
+        _wandb(installed),
+    )
+    findings = [*too_old, *single, *(finding for look in looks for finding in look)]
+    order = {"problem": 0, "note": 1, "harmless": 2}
+    return Diagnosis(installed, packages, sorted(findings, key=lambda finding: order[finding.severity]), moved)
+
+
+def _statuses(packages: list[PackageStatus]) -> Iterator[Finding]:
+    for package in packages:
+        if package.severity != "ok":
+            kind = "torchao" if package.name == "torchao" else "version" if package.installed else "missing"
+            kind = "optional" if kind == "missing" and package.ok else kind
+            yield Finding(package.severity, kind, package.name, package.meaning_ja, package.meaning_en)
+
+
+def _runtime(installed: Installed) -> Iterator[Finding]:
+    """Colab only: a runtime whose transformers no TRL of the wanted range trains with. pip would offer one that crashes."""
+    if not installed.colab:
+        return
+    transformers = installed.version("transformers")
+    for requirement, _ in requirements_for(installed):
+        if requirement.name == "trl" and not possible(narrowed(requirement, installed)):
+            yield Finding(
+                "problem",
+                "runtime",
+                "transformers",
+                f"このランタイムの transformers {transformers} で動く TRL は {trl_range(transformers)} だけで、"
+                f"必要な {requirement.specifier} がありません。→ {SWITCH_RUNTIME[0]}",
+                f"With this runtime's transformers {transformers} only TRL {trl_range(transformers)} trains, and "
+                f"{requirement.specifier} is needed. -> {SWITCH_RUNTIME[1]}",
+            )
+
+
+def _trl(installed: Installed) -> Iterator[Finding]:
+    if trl_trains(installed) is False:
+        trl, transformers = installed.version("trl"), installed.version("transformers")
+        allowed = str(trl_range(transformers))
+        yield Finding(
+            "problem",
+            "trl",
+            "trl",
+            f"TRL {trl} は transformers {transformers} では学習できません（実測。pip は何も言いません）。"
+            f'→ 新しい環境で pip install "trl{allowed}" を実行してください。',
+            f"TRL {trl} cannot train with transformers {transformers} (measured; pip does not say so). "
+            f'-> In a fresh environment: pip install "trl{allowed}".',
+        )
+
+
+def _conflicts(installed: Installed) -> Iterator[Finding]:
+    used = installed.closure(_COMPUTES)
+    own = _own_conflicts(installed)
+    for name, requirement in installed.conflicts():
+        target = normal(requirement.name)
+        if name == "torchvision" and target == "torch":
+            yield _torchvision(installed, requirement)
+        elif (name, target) in own:
+            yield _harmless(installed, name, requirement, *_OWN)
+        elif name == "trl" and trl_trains(installed) and installed.version(target):
+            yield _harmless(
+                installed, name, requirement, "この組で学習できることは実測済みです。", "This set is measured to train."
+            )
+        elif name in used:
+            yield _broken(installed, name, requirement)
+        else:
+            yield _harmless(installed, name, requirement, *_cause(name, target))
+
+
+_OWN = (
+    "この Colab に最初からある食い違いで、学習には関係しません。直さないでください。",
+    "Colab itself has this conflict in every runtime. It does not touch the training: do not mend it.",
+)
+
+
+def _own_conflicts(installed: Installed) -> set[tuple[str, str]]:
+    """The conflicts that the runtime came with: those of the nearest known one."""
+    known = nearest_runtime(installed).conflicts() if installed.colab else []
+    return {(name, normal(requirement.name)) for name, requirement in known}
+
+
+def _cause(name: str, target: str) -> tuple[str, str]:
+    command = _MOVED_BY.get(target)
+    ja, en = f"DPO は {name} を使わないので、そのままで構いません。", f"DPO does not use {name}: leave it."
+    if command:
+        ja += f"よくある原因は {command} です（{target} だけが入れ替わります）。"
+        en += f" The usual cause is `{command}`, which replaces {target} alone."
+    return ja, en
+
+
+def _said(installed: Installed, name: str, requirement: Requirement) -> tuple[str, str]:
+    """What pip would say of it."""
+    version, found = installed.version(name), installed.version(requirement.name)
+    wanted = f"{requirement.name}{requirement.specifier}"
+    if found is None:
+        return (
+            f"{name} {version} は {wanted} を求めますが、入っていません。",
+            f"{name} {version} wants {wanted}, which is absent.",
+        )
+    return f"{name} {version} は {wanted} を求めますが、{found} です。", f"{name} {version} wants {wanted}; {found} is there."
+
+
+def _harmless(installed: Installed, name: str, requirement: Requirement, ja: str, en: str) -> Finding:
+    said_ja, said_en = _said(installed, name, requirement)
+    return Finding("harmless", "conflict", name, said_ja + ja, f"{said_en} {en}")
+
+
+def _broken(installed: Installed, name: str, requirement: Requirement) -> Finding:
+    said_ja, said_en = _said(installed, name, requirement)
+    todo_ja, todo_en = _todo(installed, requirement)
+    return Finding(
+        "problem",
+        "conflict",
+        name,
+        f"{said_ja}学習は {name} を使うため、失敗するおそれがあります。→ {todo_ja}",
+        f"{said_en} The training uses {name} and may fail. -> {todo_en}",
+    )
+
+
+def _torchvision(installed: Installed, requirement: Requirement) -> Finding:
+    said_ja, said_en = _said(installed, "torchvision", requirement)
+    todo_ja, todo_en = _todo(installed, requirement)
+    return Finding(
+        "problem",
+        "conflict",
+        "torchvision",
+        f"{said_ja}torch だけを上げるとこうなり（{_MOVED_BY['torch']}）、transformers の読み込みが失敗します。→ {todo_ja}",
+        f"{said_en} Upgrading torch alone does this (`{_MOVED_BY['torch']}`); transformers then fails to load. -> {todo_en}",
+    )
+
+
+def _todo(installed: Installed, requirement: Requirement) -> tuple[str, str]:
+    if installed.colab:
+        return (
+            "「ランタイム」>「ランタイムを接続解除して削除」で最初の状態に戻してください。",
+            "Menu Runtime > Disconnect and delete runtime gives the original state back.",
+        )
+    if installed.version(requirement.name) is None:
+        command = f'pip install "{requirement.name}{requirement.specifier}"'
+        return f"{command} を実行してください。", f"Run {command}."
+    return (
+        "新しい仮想環境を作り、requirements.txt を入れてください。",
+        "Make a fresh virtual environment and install requirements.txt into it.",
+    )
+
+
+def _moved(moved: Drift) -> Iterator[Finding]:
+    """Colab only, and only within a release that is known: elsewhere versions move for good reasons."""
+    if not moved.same_release:
+        return
+    for move in moved.moves:
+        command = _MOVED_BY.get(move.name)
+        hint_ja = f"（{command} がこうします）" if command else ""
+        hint_en = f" (`{command}` does this)" if command else ""
+        yield Finding(
+            "note",
+            "moved",
+            move.name,
+            f"このランタイムの元の {move.was} から {move.now or 'なし'} に変わっています{hint_ja}。{move.ja}",
+            f"no longer the runtime's own {move.was} but {move.now or 'absent'}{hint_en}: {move.en}",
+        )
+
+
+def _restarts(installed: Installed) -> Iterator[Finding]:
+    """Packages that this process imported before they were replaced on disk; a described runtime has none."""
+    if installed.described:
+        return
+    for name in sorted(installed.closure([*_COMPUTES, "torchvision"]) & set(installed.versions)):
+        loaded = loaded_version(name)
+        if loaded is not None and _public(loaded) != _public(installed.versions[name]):
+            yield Finding(
+                "problem",
+                "restart",
+                name,
+                f"読み込み済みの {loaded} のあとで、ディスク上は {installed.versions[name]} に入れ替わっています。"
+                "→ カーネル（ランタイム）を再起動してください。",
+                f"{loaded} was imported, and {installed.versions[name]} has replaced it on disk since. "
+                "-> Restart the kernel (Colab: Runtime > Restart session).",
+            )
+
+
+def loaded_version(name: str) -> str | None:
+    """The version of a package that this process has imported; None: not imported, or it does not say."""
+    module = sys.modules.get(_MODULES.get(name, name.replace("-", "_")))
+    version = getattr(module, "__version__", None)
+    return version if isinstance(version, str) else None
+
+
+def _public(version: str) -> str:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return version
+
+
+def _leftovers(installed: Installed) -> Iterator[Finding]:
+    for folder in installed.leftovers:
+        yield Finding(
+            "harmless",
+            "leftover",
+            folder,
+            f"中断された pip が残したフォルダーです（{folder}）。使われないので、そのままで構いません。",
+            f"A folder that an interrupted pip left behind ({folder}). Nothing uses it: leave it.",
+        )
+
+
+def _wandb(installed: Installed) -> Iterator[Finding]:
+    version = installed.version("wandb")
+    if version:
+        yield Finding(
+            "harmless",
+            "wandb",
+            "wandb",
+            f"wandb {version} が入っていますが、記録先（report_to）を必ず指定するので、ログインを求められることも送信もありません。",
+            f"wandb {version} is installed; report_to is always set, so it neither asks for a login nor sends anything.",
+        )
