@@ -6,43 +6,15 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .compatibility import narrowed, possible, trl_range, trl_trains
-from .installed import Installed, normal, read_installed
+from .conflicts import COMPUTES, MOVED_BY, Finding, conflict_findings
+from .installed import Installed, read_installed
 from .packages import SWITCH_RUNTIME, PackageStatus, check_packages, requirements_for
-from .runtimes import Drift, drift, nearest_runtime
+from .runtimes import Drift, drift
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
-# What a DPO step computes with. Forms, figures and logs are of use beside it: what quarrels with them does not stop a training.
-_COMPUTES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy", "pandas", "bitsandbytes")
-# The command that usually replaced a package which other packages then complain about.
-_MOVED_BY = {
-    "torch": "pip install --upgrade torch",
-    "fsspec": "pip install --upgrade datasets",
-    "datasets": "pip install --upgrade trl",
-    "pyarrow": "pip install --upgrade trl",
-    "huggingface-hub": "pip install --upgrade trl",
-    "transformers": "pip install --upgrade transformers",
-    "numpy": "pip install --upgrade numpy",
-    "ipywidgets": "pip install --upgrade ipywidgets",
-}
 _MODULES = {"pyyaml": "yaml", "pillow": "PIL", "python-dateutil": "dateutil"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found: how bad, about which package, and what it means for this job."""
-
-    severity: str
-    """'problem': has to be mended; 'note': worth knowing; 'harmless': looks bad and is not."""
-    kind: str
-    """'missing', 'version', 'optional', 'trl', 'conflict', 'torchao', 'leftover', 'wandb', 'moved', 'restart' or 'runtime'."""
-    package: str
-    ja: str
-    en: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +31,15 @@ class Diagnosis:
     def problems(self) -> list[Finding]:
         """What has to be mended before a training."""
         return [finding for finding in self.findings if finding.severity == "problem"]
+
+    def rows(self) -> list[dict[str, str]]:
+        """The findings as rows of a table; one row that says so where there are none."""
+        if not self.findings:
+            return [{"": "OK", "package": f"{len(self.packages)}", "意味 / meaning": "すべて使えます。/ All of them are fit."}]
+        return [
+            {"": finding.severity, "package": finding.package, "意味 / meaning": f"{finding.ja}\n{finding.en}"}
+            for finding in self.findings
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; of the installed packages only where they are described and how many."""
@@ -84,7 +65,7 @@ def diagnose(installed: Installed | None = None, needed: tuple[str, ...] = ()) -
     single = [finding for finding in _statuses(packages) if not (too_old and finding.severity == "problem")]
     looks = (
         _trl(installed),
-        _conflicts(installed),
+        conflict_findings(installed),
         _moved(moved),
         _restarts(installed),
         _leftovers(installed),
@@ -136,108 +117,12 @@ def _trl(installed: Installed) -> Iterator[Finding]:
         )
 
 
-def _conflicts(installed: Installed) -> Iterator[Finding]:
-    used = installed.closure(_COMPUTES)
-    own = _own_conflicts(installed)
-    for name, requirement in installed.conflicts():
-        target = normal(requirement.name)
-        if name == "torchvision" and target == "torch":
-            yield _torchvision(installed, requirement)
-        elif (name, target) in own:
-            yield _harmless(installed, name, requirement, *_OWN)
-        elif name == "trl" and trl_trains(installed) and installed.version(target):
-            yield _harmless(
-                installed, name, requirement, "この組で学習できることは実測済みです。", "This set is measured to train."
-            )
-        elif name in used:
-            yield _broken(installed, name, requirement)
-        else:
-            yield _harmless(installed, name, requirement, *_cause(name, target))
-
-
-_OWN = (
-    "この Colab に最初からある食い違いで、学習には関係しません。直さないでください。",
-    "Colab itself has this conflict in every runtime. It does not touch the training: do not mend it.",
-)
-
-
-def _own_conflicts(installed: Installed) -> set[tuple[str, str]]:
-    """The conflicts that the runtime came with: those of the nearest known one."""
-    known = nearest_runtime(installed).conflicts() if installed.colab else []
-    return {(name, normal(requirement.name)) for name, requirement in known}
-
-
-def _cause(name: str, target: str) -> tuple[str, str]:
-    command = _MOVED_BY.get(target)
-    ja, en = f"DPO は {name} を使わないので、そのままで構いません。", f"DPO does not use {name}: leave it."
-    if command:
-        ja += f"よくある原因は {command} です（{target} だけが入れ替わります）。"
-        en += f" The usual cause is `{command}`, which replaces {target} alone."
-    return ja, en
-
-
-def _said(installed: Installed, name: str, requirement: Requirement) -> tuple[str, str]:
-    """What pip would say of it."""
-    version, found = installed.version(name), installed.version(requirement.name)
-    wanted = f"{requirement.name}{requirement.specifier}"
-    if found is None:
-        return (
-            f"{name} {version} は {wanted} を求めますが、入っていません。",
-            f"{name} {version} wants {wanted}, which is absent.",
-        )
-    return f"{name} {version} は {wanted} を求めますが、{found} です。", f"{name} {version} wants {wanted}; {found} is there."
-
-
-def _harmless(installed: Installed, name: str, requirement: Requirement, ja: str, en: str) -> Finding:
-    said_ja, said_en = _said(installed, name, requirement)
-    return Finding("harmless", "conflict", name, said_ja + ja, f"{said_en} {en}")
-
-
-def _broken(installed: Installed, name: str, requirement: Requirement) -> Finding:
-    said_ja, said_en = _said(installed, name, requirement)
-    todo_ja, todo_en = _todo(installed, requirement)
-    return Finding(
-        "problem",
-        "conflict",
-        name,
-        f"{said_ja}学習は {name} を使うため、失敗するおそれがあります。→ {todo_ja}",
-        f"{said_en} The training uses {name} and may fail. -> {todo_en}",
-    )
-
-
-def _torchvision(installed: Installed, requirement: Requirement) -> Finding:
-    said_ja, said_en = _said(installed, "torchvision", requirement)
-    todo_ja, todo_en = _todo(installed, requirement)
-    return Finding(
-        "problem",
-        "conflict",
-        "torchvision",
-        f"{said_ja}torch だけを上げるとこうなり（{_MOVED_BY['torch']}）、transformers の読み込みが失敗します。→ {todo_ja}",
-        f"{said_en} Upgrading torch alone does this (`{_MOVED_BY['torch']}`); transformers then fails to load. -> {todo_en}",
-    )
-
-
-def _todo(installed: Installed, requirement: Requirement) -> tuple[str, str]:
-    if installed.colab:
-        return (
-            "「ランタイム」>「ランタイムを接続解除して削除」で最初の状態に戻してください。",
-            "Menu Runtime > Disconnect and delete runtime gives the original state back.",
-        )
-    if installed.version(requirement.name) is None:
-        command = f'pip install "{requirement.name}{requirement.specifier}"'
-        return f"{command} を実行してください。", f"Run {command}."
-    return (
-        "新しい仮想環境を作り、requirements.txt を入れてください。",
-        "Make a fresh virtual environment and install requirements.txt into it.",
-    )
-
-
 def _moved(moved: Drift) -> Iterator[Finding]:
     """Colab only, and only within a release that is known: elsewhere versions move for good reasons."""
     if not moved.same_release:
         return
     for move in moved.moves:
-        command = _MOVED_BY.get(move.name)
+        command = MOVED_BY.get(move.name)
         hint_ja = f"（{command} がこうします）" if command else ""
         hint_en = f" (`{command}` does this)" if command else ""
         yield Finding(
@@ -253,7 +138,7 @@ def _restarts(installed: Installed) -> Iterator[Finding]:
     """Packages that this process imported before they were replaced on disk; a described runtime has none."""
     if installed.described:
         return
-    for name in sorted(installed.closure([*_COMPUTES, "torchvision"]) & set(installed.versions)):
+    for name in sorted(installed.closure([*COMPUTES, "torchvision"]) & set(installed.versions)):
         loaded = loaded_version(name)
         if loaded is not None and _public(loaded) != _public(installed.versions[name]):
             yield Finding(

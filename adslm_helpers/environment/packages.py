@@ -105,7 +105,7 @@ def colab_requirements() -> list[Requirement]:
 
 def project_file(name: str) -> Path | None:
     """A requirements file of this project: beside the package in a clone, inside it when it was installed from a wheel; or None."""
-    return next((path for path in (_PYPROJECT.with_name(name), _PACKAGED / name) if path.is_file()), None)
+    return next((path for path in (_ROOT / name, _PACKAGED / name) if path.is_file()), None)
 
 
 def requirements() -> list[tuple[Requirement, bool]]:

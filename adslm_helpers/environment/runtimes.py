@@ -62,6 +62,21 @@ class Drift:
     same_release: bool = False
     """Colab's release is of the same month as `since`: what moved was moved by Colab within it or by a command, not by a new one."""
 
+    def summary(self) -> str:
+        """One line: since when, and how many of the packages that matter moved."""
+        if not self.since:
+            return "比べる相手がありません。/ Nothing to compare with."
+        if not self.moves:
+            return f"{self.since} から、大事なものは何も変わっていません。/ Nothing that matters moved since {self.since}."
+        return f"{self.since} から {len(self.moves)} 個変わりました。/ {len(self.moves)} moved since {self.since}."
+
+    def rows(self) -> list[dict[str, str]]:
+        """The moves as rows of a table."""
+        return [
+            {"package": move.name, self.since: move.was, "今 / now": move.now or "-", "意味 / meaning": f"{move.ja}\n{move.en}"}
+            for move in self.moves
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dataclasses.asdict(self)
@@ -100,7 +115,7 @@ def as_if(name: str) -> tuple[Installed | None, Probe]:
 def drift(installed: Installed) -> Drift:
     """What moved: on Colab since the nearest known release of the same kind, elsewhere since the tested requirements.txt."""
     if installed.colab is None:
-        return Drift("requirements.txt", _moves(tested_versions(), installed)) if tested_versions() else Drift("", [])
+        return Drift("requirements.txt", _moves(pinned_versions(), installed)) if pinned_versions() else Drift("", [])
     known = nearest_runtime(installed)
     then = {"python": known.python, **known.versions}
     return Drift(known.described, _moves(then, installed), _month(installed.colab) == _month(known.described))
@@ -119,7 +134,7 @@ def nearest_runtime(installed: Installed) -> Installed:
     return described_runtime(min((name for name in facts if facts[name].get("trains", True)), key=distance))
 
 
-def tested_versions() -> dict[str, str]:
+def pinned_versions() -> dict[str, str]:
     """Normalised name -> version of the exact set that the tests pass with; empty where that file is not at hand."""
     path = project_file("requirements.txt")
     if path is None:
