@@ -109,7 +109,8 @@ def plan_install(
     missing = [requirement for requirement in ranges if not installed.satisfies(requirement)]
     for requirement in missing:
         _refuse_impossible(requirement, installed)
-    lines = tuple(str(requirement) for requirement in missing)
+    # Without its marker: the one of an extra of ours ('extra == "quantization"') would make the installer skip it without a word.
+    lines = tuple(f"{requirement.name}{requirement.specifier}" for requirement in missing)
     if not lines:
         return InstallPlan((), (), ())
     return InstallPlan(
@@ -132,6 +133,7 @@ def quick_fix(plan: InstallPlan, python: str | None = None, try_step: bool = Tru
     importlib.invalidate_caches()  # this process may have looked already, and remembers that it found nothing
     after = read_installed(_paths_of(python))
     added = _additions(before, after)
+    _check_met(plan, after)
     seconds = try_one_step(python) if try_step else None
     restart = _restart(added) if python in (None, sys.executable) else None
     return Repair(plan, added, seconds, restart)
@@ -256,6 +258,17 @@ def _additions(before: Installed, after: Installed) -> dict[str, str]:
             "-> Start again in a fresh environment.",
         )
     return {name: version for name, version in sorted(after.versions.items()) if name not in before.versions}
+
+
+def _check_met(plan: InstallPlan, after: Installed) -> None:
+    from packaging.requirements import Requirement
+
+    unmet = [line for line in plan.missing if not after.satisfies(Requirement(line))]
+    if unmet:
+        raise SetupError(
+            f"インストールは終わりましたが、{', '.join(unmet)} がまだありません。→ 新しい環境で requirements.txt を入れてください。",
+            f"The installation ended and {', '.join(unmet)} is still missing. -> Install requirements.txt into a fresh environment.",
+        )
 
 
 def _restart(added: dict[str, str]) -> tuple[str, str] | None:

@@ -154,6 +154,22 @@ def test_the_command_can_be_pasted_into_a_terminal():
     assert '"trl' in plan.lines()[-1] and plan.lines()[-1].endswith("-c constraints.txt")
 
 
+def test_an_optional_package_that_the_recipe_needs_is_installed_without_the_marker_of_its_extra(tmp_path):
+    """'bitsandbytes; extra == "quantization"' is skipped by pip, which then reports success."""
+    python, site = environment(tmp_path, {**described_runtime("colab-2026.08-gpu").versions, "trl": "0.29.1"})
+    plan = plan_install(("bitsandbytes",), python=python)
+    assert plan.missing == ("bitsandbytes>=0.46.1",) and plan_install(python=python).nothing_to_do
+    quick_fix(plan, python, try_step=False)
+    assert read_installed([site]).version("bitsandbytes") == "0.50.2"
+
+
+def test_an_installer_that_does_nothing_is_found_out(tmp_path, monkeypatch):
+    python, _ = environment(tmp_path, {})
+    monkeypatch.setattr(repair, "_install", lambda plan: None)
+    with pytest.raises(SetupError, match="bitsandbytes is still missing"):
+        quick_fix(plan_install(python=python, wanted=wanted("bitsandbytes")), python, try_step=False)
+
+
 def test_an_installer_that_replaces_something_is_found_out(tmp_path, monkeypatch):
     """The promise is checked on the disk, not believed."""
     python, site = environment(tmp_path, {"numpy": "2.0.2"})
