@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # What a DPO step computes with. Forms, figures and logs are of use beside it: what quarrels with them does not stop a training.
 COMPUTES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy", "pandas", "bitsandbytes")
+# transformers and TRL import it wherever it is installed, asked or not: one of its needs absent, and `import trl` fails.
+_IMPORTED_ANYWAY = ("wandb",)
+_SHOWS = ("ipywidgets", "matplotlib", "tensorboard")
 # The command that usually replaced a package which other packages then complain about.
 MOVED_BY = {
     "torch": "pip install --upgrade torch",
@@ -30,6 +33,11 @@ MOVED_BY = {
 _OWN = (
     "この Colab に最初からある食い違いで、学習には関係しません。直さないでください。",
     "Colab itself has this conflict in every runtime. It does not touch the training: do not mend it.",
+)
+_MEASURED = ("この組で学習できることは実測済みです。", "This set is measured to train.")
+_DISPLAY = (
+    "入力欄やグラフの表示だけに関わり、学習は止まりません。",
+    "It concerns forms and figures alone and stops no training.",
 )
 
 
@@ -48,23 +56,34 @@ class Finding:
 
 def conflict_findings(installed: Installed) -> Iterator[Finding]:
     """What `pip check` would say of everything installed, sorted into what stops a training and what does not."""
-    used = installed.closure(COMPUTES)
-    own = _own_conflicts(installed)
+    own, used = _own_conflicts(installed), installed.closure(COMPUTES)
     yield from _other_cuda(installed)
     for name, requirement in installed.conflicts():
         target = normal(requirement.name)
+        absent = installed.version(target) is None
         if name == "torchvision" and target == "torch":
             yield _torchvision(installed, requirement)
         elif (name, target) in own:
-            yield _harmless(installed, name, requirement, *_OWN)
-        elif name == "trl" and trl_trains(installed) and installed.version(target):
-            yield _harmless(
-                installed, name, requirement, "この組で学習できることは実測済みです。", "This set is measured to train."
-            )
-        elif name in used:
+            yield _bearable("harmless", installed, name, requirement, *_OWN)
+        elif name == "trl" and trl_trains(installed) and not absent:
+            yield _bearable("harmless", installed, name, requirement, *_MEASURED)
+        elif name in used or (name in _IMPORTED_ANYWAY and absent):
             yield _broken(installed, name, requirement)
+        elif name in _SHOWS:
+            yield _bearable("note", installed, name, requirement, *_DISPLAY)
         else:
-            yield _harmless(installed, name, requirement, *_cause(name, target))
+            yield _bearable("harmless", installed, name, requirement, *_cause(name, target))
+
+
+def absent_needs(installed: Installed) -> list[Requirement]:
+    """What is absent and needed by a package that a training imports: adding it repairs that package and changes none."""
+    used = installed.closure(COMPUTES) | set(_IMPORTED_ANYWAY)
+    own = _own_conflicts(installed)
+    return [
+        requirement
+        for name, requirement in installed.conflicts()
+        if name in used and installed.version(requirement.name) is None and (name, normal(requirement.name)) not in own
+    ]
 
 
 def _own_conflicts(installed: Installed) -> set[tuple[str, str]]:
@@ -94,9 +113,9 @@ def _said(installed: Installed, name: str, requirement: Requirement) -> tuple[st
     return f"{name} {version} は {wanted} を求めますが、{found} です。", f"{name} {version} wants {wanted}; {found} is there."
 
 
-def _harmless(installed: Installed, name: str, requirement: Requirement, ja: str, en: str) -> Finding:
+def _bearable(severity: str, installed: Installed, name: str, requirement: Requirement, ja: str, en: str) -> Finding:
     said_ja, said_en = _said(installed, name, requirement)
-    return Finding("harmless", "conflict", name, said_ja + ja, f"{said_en} {en}")
+    return Finding(severity, "conflict", name, said_ja + ja, f"{said_en} {en}")
 
 
 def _broken(installed: Installed, name: str, requirement: Requirement) -> Finding:

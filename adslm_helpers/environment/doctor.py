@@ -129,8 +129,8 @@ def _moved(moved: Drift) -> Iterator[Finding]:
             "note",
             "moved",
             move.name,
-            f"このランタイムの元の {move.was} から {move.now or 'なし'} に変わっています{hint_ja}。{move.ja}",
-            f"no longer the runtime's own {move.was} but {move.now or 'absent'}{hint_en}: {move.en}",
+            f"このランタイムの元の版は {move.was}、今は {move.now or 'なし'} です{hint_ja}。{move.ja}",
+            f"the runtime's own was {move.was}, now {move.now or 'none'}{hint_en}: {move.en}",
         )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SetupError
 from .compatibility import narrowed, possible
+from .conflicts import absent_needs
 from .doctor import loaded_version
 from .installed import Installed, normal, read_installed
 from .packages import SWITCH_RUNTIME, colab_requirements, requirements_for
@@ -110,7 +111,7 @@ def plan_install(
     for requirement in missing:
         _refuse_impossible(requirement, installed)
     # Without its marker: the one of an extra of ours ('extra == "quantization"') would make the installer skip it without a word.
-    lines = tuple(f"{requirement.name}{requirement.specifier}" for requirement in missing)
+    lines = tuple(dict.fromkeys(f"{requirement.name}{requirement.specifier}" for requirement in missing))
     if not lines:
         return InstallPlan((), (), ())
     return InstallPlan(
@@ -146,8 +147,10 @@ def shell(command: tuple[str, ...]) -> str:
 
 def _wanted(installed: Installed, needed: tuple[str, ...]) -> list[Requirement]:
     if installed.colab:
-        return [requirement for requirement in colab_requirements() if installed.applies(requirement)]
-    return [requirement for requirement, optional in requirements_for(installed) if not optional or requirement.name in needed]
+        named = [item for item in colab_requirements() if installed.applies(item)]
+    else:
+        named = [item for item, optional in requirements_for(installed) if not optional or item.name in needed]
+    return named + absent_needs(installed)
 
 
 def _paths_of(python: str | None) -> list[str] | None:

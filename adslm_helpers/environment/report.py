@@ -122,7 +122,7 @@ class EnvironmentReport:
         rows += [(f"- {finding.package}", f"{finding.ja} / {finding.en}") for finding in notes]
         harmless = [finding for finding in self.diagnosis.findings if finding.severity == "harmless"]
         if harmless:
-            names = ", ".join(finding.package for finding in harmless)
+            names = ", ".join(dict.fromkeys(finding.package for finding in harmless))
             rows.append(("無害 / Harmless", f"{names}（00_setup が理由を言います / 00_setup says why）"))
         return rows
 

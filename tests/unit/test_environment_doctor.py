@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from fake_packages import install_all
 
-from adslm_helpers.environment import doctor
+from adslm_helpers.environment.conflicts import MOVED_BY, absent_needs
 from adslm_helpers.environment.doctor import diagnose, loaded_version
 from adslm_helpers.environment.installed import Installed, read_installed
 from adslm_helpers.environment.runtimes import described_runtime, runtime_names
@@ -129,7 +129,18 @@ def test_a_conflict_among_what_trains_is_a_problem_and_among_the_rest_is_not():
     requires = {"transformers": ["tokenizers<0.22"], "gradio": ["pandas<3"], "ipywidgets": ["comm"]}
     diagnosis = diagnose(there(requires=requires, tokenizers="0.23.0", gradio="5.0.0"))
     assert kinds(diagnosis, "problem") == {("conflict", "transformers")}
-    assert kinds(diagnosis, "harmless") == {("conflict", "gradio"), ("conflict", "ipywidgets")}
+    assert kinds(diagnosis, "harmless") == {("conflict", "gradio")}
+    assert ("conflict", "ipywidgets") in kinds(diagnosis, "note") and "forms" in only(
+        diagnose(there(requires={"ipywidgets": ["comm"]})), "conflict"
+    ).en
+    assert absent_needs(diagnosis.installed) == []
+
+
+def test_wandb_without_its_needs_breaks_the_import_of_trl_although_nobody_uses_it():
+    """Measured: `from trl import DPOTrainer` imports wandb wherever it is, and died of its missing pydantic."""
+    diagnosis = diagnose(there(requires={"wandb": ["pydantic<3,>=2.6", "click>=8"]}, wandb="0.28.1", click="7.0"))
+    assert kinds(diagnosis, "problem") == {("conflict", "wandb")} and "pydantic" in diagnosis.problems[0].en
+    assert [str(requirement) for requirement in absent_needs(diagnosis.installed)] == ["pydantic<3,>=2.6"]
 
 
 def test_trl_beside_what_its_metadata_refuses_is_harmless_where_it_was_measured():
@@ -191,4 +202,4 @@ def test_the_doctor_imports_none_of_the_packages_it_looks_at():
 
 
 def test_the_command_named_as_the_cause_exists_for_both_messages_of_the_guide():
-    assert {"torch", "fsspec"} <= set(doctor.MOVED_BY)
+    assert {"torch", "fsspec"} <= set(MOVED_BY)

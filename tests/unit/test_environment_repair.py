@@ -163,6 +163,14 @@ def test_an_optional_package_that_the_recipe_needs_is_installed_without_the_mark
     assert read_installed([site]).version("bitsandbytes") == "0.50.2"
 
 
+def test_what_a_training_imports_gets_back_what_it_lacks(tmp_path):
+    """An interrupted uninstall left transformers without tokenizers: that is an addition too."""
+    there = Installed({"pip": "24", "transformers": "5.20.2"}, {"transformers": ["tokenizers<0.24,>=0.22"]}, "3.12")
+    assert "tokenizers<0.24,>=0.22" in plan_install(installed=there).missing
+    colab = described_runtime("colab-2026.08-gpu")  # its own missing jedi is left alone
+    assert plan_install(installed=colab).missing == ("trl<1,>=0.29.1", "bitsandbytes>=0.46.1")
+
+
 def test_an_installer_that_does_nothing_is_found_out(tmp_path, monkeypatch):
     python, _ = environment(tmp_path, {})
     monkeypatch.setattr(repair, "_install", lambda plan: None)
