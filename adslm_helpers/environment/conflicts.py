@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .compatibility import trl_trains
 from .installed import Installed, normal
+from .packages import DISTRIBUTION
 from .runtimes import nearest_runtime
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def conflict_findings(installed: Installed) -> Iterator[Finding]:
     """What `pip check` would say of everything installed, sorted into what stops a training and what does not."""
     own, used = _own_conflicts(installed), installed.closure(COMPUTES)
     yield from _other_cuda(installed)
-    for name, requirement in installed.conflicts():
+    for name, requirement in _conflicts(installed):
         target = normal(requirement.name)
         absent = installed.version(target) is None
         if name == "torchvision" and target == "torch":
@@ -81,9 +82,14 @@ def absent_needs(installed: Installed) -> list[Requirement]:
     own = _own_conflicts(installed)
     return [
         requirement
-        for name, requirement in installed.conflicts()
+        for name, requirement in _conflicts(installed)
         if name in used and installed.version(requirement.name) is None and (name, normal(requirement.name)) not in own
     ]
+
+
+def _conflicts(installed: Installed) -> list[tuple[str, Requirement]]:
+    """All but what this project itself needs: `check_packages` says that, with its job."""
+    return [(name, requirement) for name, requirement in installed.conflicts() if name != DISTRIBUTION]
 
 
 def _own_conflicts(installed: Installed) -> set[tuple[str, str]]:
@@ -144,12 +150,13 @@ def _torchvision(installed: Installed, requirement: Requirement) -> Finding:
 
 def _todo(installed: Installed, requirement: Requirement) -> tuple[str, str]:
     if installed.colab or installed.version(requirement.name) is not None:
-        return _start_again(installed)
+        return start_again(installed)
     command = f'pip install "{requirement.name}{requirement.specifier}"'
     return f"{command} を実行してください。", f"Run {command}."
 
 
-def _start_again(installed: Installed) -> tuple[str, str]:
+def start_again(installed: Installed) -> tuple[str, str]:
+    """What to do where only packages as they were can help, in Japanese and English."""
     if installed.colab:
         return (
             "「ランタイム」>「ランタイムを接続解除して削除」で最初の状態に戻してください。",
@@ -166,7 +173,7 @@ def _other_cuda(installed: Installed) -> Iterator[Finding]:
     cuda = {name: re.search(r"\+cu(\d\d)\d", installed.version(name) or "") for name in ("torch", "torchvision")}
     if all(cuda.values()) and len({found.group(1) for found in cuda.values()}) == 2:
         torch, vision = installed.version("torch"), installed.version("torchvision")
-        todo_ja, todo_en = _start_again(installed)
+        todo_ja, todo_en = start_again(installed)
         yield Finding(
             "problem",
             "conflict",

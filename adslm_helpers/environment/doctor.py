@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .compatibility import narrowed, possible, trl_range, trl_trains
-from .conflicts import COMPUTES, MOVED_BY, Finding, conflict_findings
+from .conflicts import COMPUTES, MOVED_BY, Finding, conflict_findings, start_again
 from .installed import Installed, read_installed
-from .packages import SWITCH_RUNTIME, PackageStatus, check_packages, requirements_for
+from .packages import SWITCH_RUNTIME, PackageStatus, check_packages, colab_requirements
 from .runtimes import Drift, drift
 
 _MODULES = {"pyyaml": "yaml", "pillow": "PIL", "python-dateutil": "dateutil"}
@@ -60,18 +60,11 @@ def diagnose(installed: Installed | None = None, needed: tuple[str, ...] = ()) -
     installed = installed or read_installed()
     packages = check_packages(needed, installed)
     moved = drift(installed)
+    looks = (_statuses(packages), _trl(installed), conflict_findings(installed), _moved(moved), _restarts(installed))
+    findings = [finding for look in (*looks, _leftovers(installed), _wandb(installed)) for finding in look]
     too_old = list(_runtime(installed))
-    # A runtime that is too old as a whole is one problem with one remedy, not one for each of its packages.
-    single = [finding for finding in _statuses(packages) if not (too_old and finding.severity == "problem")]
-    looks = (
-        _trl(installed),
-        conflict_findings(installed),
-        _moved(moved),
-        _restarts(installed),
-        _leftovers(installed),
-        _wandb(installed),
-    )
-    findings = [*too_old, *single, *(finding for look in looks for finding in look)]
+    if too_old:  # another runtime is the remedy for all the rest
+        findings = [*too_old, *(finding for finding in findings if finding.severity != "problem")]
     order = {"problem": 0, "note": 1, "harmless": 2}
     return Diagnosis(installed, packages, sorted(findings, key=lambda finding: order[finding.severity]), moved)
 
@@ -89,7 +82,7 @@ def _runtime(installed: Installed) -> Iterator[Finding]:
     if not installed.colab:
         return
     transformers = installed.version("transformers")
-    for requirement, _ in requirements_for(installed):
+    for requirement in colab_requirements():
         if requirement.name == "trl" and not possible(narrowed(requirement, installed)):
             yield Finding(
                 "problem",
@@ -111,9 +104,9 @@ def _trl(installed: Installed) -> Iterator[Finding]:
             "trl",
             "trl",
             f"TRL {trl} は transformers {transformers} では学習できません（実測。pip は何も言いません）。"
-            f'→ 新しい環境で pip install "trl{allowed}" を実行してください。',
+            f"動くのは TRL {allowed} です。→ {start_again(installed)[0]}",
             f"TRL {trl} cannot train with transformers {transformers} (measured; pip does not say so). "
-            f'-> In a fresh environment: pip install "trl{allowed}".',
+            f"TRL {allowed} can. -> {start_again(installed)[1]}",
         )
 
 

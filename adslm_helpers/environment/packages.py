@@ -84,9 +84,13 @@ def optional_needs(recipe: DpoRecipe) -> tuple[str, ...]:
 
 
 def requirements_for(installed: Installed) -> list[tuple[Requirement, bool]]:
-    """`requirements()`, on Colab with the ranges of requirements-colab.txt, which leave its own packages alone."""
-    narrower = {requirement.name: requirement for requirement in colab_requirements()} if installed.colab else {}
-    return [(narrower.get(requirement.name, requirement), optional) for requirement, optional in requirements()]
+    """`requirements()`; on Colab what its runtime lacks has the range of requirements-colab.txt, which leaves the rest alone.
+
+    Where somebody has already installed a newer TRL there, the wider range of the project decides: that set trains too.
+    """
+    lacks = {requirement.name: requirement for requirement in colab_requirements()} if installed.colab else {}
+    lacks = {name: requirement for name, requirement in lacks.items() if installed.version(name) is None}
+    return [(lacks.get(requirement.name, requirement), optional) for requirement, optional in requirements()]
 
 
 def colab_requirements() -> list[Requirement]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SetupError
 from .compatibility import narrowed, possible
-from .conflicts import absent_needs
+from .conflicts import absent_needs, start_again
 from .doctor import loaded_version
 from .installed import Installed, normal, read_installed
 from .packages import SWITCH_RUNTIME, colab_requirements, requirements_for
@@ -108,8 +108,7 @@ def plan_install(
     wanted = wanted if wanted is not None else _wanted(installed, needed)
     ranges = [narrowed(requirement, installed) for requirement in wanted]
     missing = [requirement for requirement in ranges if not installed.satisfies(requirement)]
-    for requirement in missing:
-        _refuse_impossible(requirement, installed)
+    _refuse_impossible(missing, installed)
     # Without its marker: the one of an extra of ours ('extra == "quantization"') would make the installer skip it without a word.
     lines = tuple(dict.fromkeys(f"{requirement.name}{requirement.specifier}" for requirement in missing))
     if not lines:
@@ -147,9 +146,8 @@ def shell(command: tuple[str, ...]) -> str:
 
 def _wanted(installed: Installed, needed: tuple[str, ...]) -> list[Requirement]:
     if installed.colab:
-        named = [item for item in colab_requirements() if installed.applies(item)]
-    else:
-        named = [item for item, optional in requirements_for(installed) if not optional or item.name in needed]
+        needed = (*needed, *(requirement.name for requirement in colab_requirements()))
+    named = [requirement for requirement, optional in requirements_for(installed) if not optional or requirement.name in needed]
     return named + absent_needs(installed)
 
 
@@ -167,27 +165,24 @@ def _paths_of(python: str | None) -> list[str] | None:
         ) from None
 
 
-def _refuse_impossible(requirement: Requirement, installed: Installed) -> None:
-    """A package that is there in another version: installing over it would replace it, which the quick fix never does."""
+def _refuse_impossible(missing: list[Requirement], installed: Installed) -> None:
+    """Packages that are there in another version: installing over them would replace them, which the quick fix never does."""
+    blocked = [(item, pin) for item in missing if (pin := _pin_in_the_way(item, installed))]
+    if blocked:
+        wanted = ", ".join(f"{item.name}{item.specifier}" for item, _ in blocked)
+        pins = ", ".join(dict.fromkeys(pin for _, pin in blocked))
+        todo_ja, todo_en = SWITCH_RUNTIME if installed.colab else start_again(installed)
+        raise SetupError(
+            f"{wanted} は、入っている {pins} を変えないかぎり入れられません。クイック修正は入っているものを変えません。→ {todo_ja}",
+            f"{wanted} cannot be installed while {pins} stays, and the quick fix changes nothing that is there. -> {todo_en}",
+        )
+
+
+def _pin_in_the_way(requirement: Requirement, installed: Installed) -> str | None:
     found = installed.version(requirement.name)
-    wanted = f"{requirement.name}{requirement.specifier}"
-    if found is None and possible(requirement):
-        return
-    pin = f"{requirement.name}=={found}" if found else f"transformers=={installed.version('transformers')}"
-    todo_ja, todo_en = _instead(installed)
-    raise SetupError(
-        f"{wanted} は、入っている {pin} を変えないかぎり入れられません。クイック修正は入っているものを変えません。→ {todo_ja}",
-        f"{wanted} cannot be installed while {pin} stays, and the quick fix changes nothing that is there. -> {todo_en}",
-    )
-
-
-def _instead(installed: Installed) -> tuple[str, str]:
-    if installed.colab:
-        return SWITCH_RUNTIME
-    return (
-        "新しい仮想環境を作り、requirements.txt を入れてください。",
-        "Make a fresh virtual environment and install requirements.txt into it.",
-    )
+    if found is not None:
+        return f"{requirement.name}=={found}"
+    return None if possible(requirement) else f"transformers=={installed.version('transformers')}"
 
 
 def _constraints(installed: Installed) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ def install(folder: Path, name: str, version: str, requires: Iterable[str] = ())
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(metadata(name, version, requires), encoding="utf-8")
+    (info / "RECORD").write_text(
+        f"{info.name}/METADATA,,\n{info.name}/RECORD,,\n", encoding="utf-8"
+    )  # without it pip cannot upgrade
     return info
 
 

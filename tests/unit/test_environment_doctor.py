@@ -72,6 +72,20 @@ def test_a_runtime_that_is_too_old_is_one_problem_with_one_remedy():
     assert "4.53.2" in problem.en and "Runtime > Change runtime type" in problem.en and "ランタイムのバージョン" in problem.ja
 
 
+def test_a_new_trl_on_a_runtime_that_is_too_old_does_not_hide_that(monkeypatch):
+    """`pip install --no-deps` puts trl 0.29.1 there; it does not start with transformers 4.53.2."""
+    requires = {"trl": ["transformers>=4.56.2"]}
+    old = described_runtime("colab-2025.07-gpu")
+    diagnosis = diagnose(Installed({**old.versions, "trl": "0.29.1"}, {**old.requires, **requires}, "3.11", old.colab, "old"))
+    assert kinds(diagnosis, "problem") == {("runtime", "transformers")}
+
+
+def test_what_this_project_itself_needs_is_said_once_and_never_called_harmless():
+    diagnosis = diagnose(there(requires={"adslm-helpers": ["peft>=0.13", "torch>=9"]}, adslm_helpers="0.1.0", peft=None))
+    assert kinds(diagnosis, "harmless") == set() and not [f for f in diagnosis.findings if f.kind == "conflict"]
+    assert kinds(diagnosis, "problem") == {("missing", "peft")}
+
+
 @pytest.mark.parametrize(
     ("trl", "transformers", "fine"),
     [("0.18.1", "5.15.0", False), ("0.28.0", "5.0.0", False), ("0.29.1", "5.15.0", True), ("0.11.4", "4.53.2", False), ("0.24.0", "4.57.1", True)],
