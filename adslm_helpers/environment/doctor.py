@@ -12,7 +12,7 @@ from .compatibility import narrowed, possible, trl_range, trl_trains
 from .conflicts import COMPUTES, MOVED_BY, Finding, conflict_findings, start_again
 from .installed import Installed, read_installed
 from .packages import SWITCH_RUNTIME, PackageStatus, check_packages, colab_requirements
-from .runtimes import Drift, drift
+from .runtimes import Drift, drift, is_too_old
 
 _MODULES = {"pyyaml": "yaml", "pillow": "PIL", "python-dateutil": "dateutil"}
 
@@ -63,7 +63,8 @@ def diagnose(installed: Installed | None = None, needed: tuple[str, ...] = ()) -
     looks = (_statuses(packages), _trl(installed), conflict_findings(installed), _moved(moved), _restarts(installed))
     findings = [finding for look in (*looks, _leftovers(installed), _wandb(installed)) for finding in look]
     too_old = list(_runtime(installed))
-    if too_old:  # another runtime is the remedy for all the rest
+    findings += [finding for finding in too_old if finding.severity == "note"]
+    if any(finding.severity == "problem" for finding in too_old):  # another runtime is the remedy for all the rest
         findings = [*too_old, *(finding for finding in findings if finding.severity != "problem")]
     order = {"problem": 0, "note": 1, "harmless": 2}
     return Diagnosis(installed, packages, sorted(findings, key=lambda finding: order[finding.severity]), moved)
@@ -82,17 +83,25 @@ def _runtime(installed: Installed) -> Iterator[Finding]:
     if not installed.colab:
         return
     transformers = installed.version("transformers")
-    for requirement in colab_requirements():
-        if requirement.name == "trl" and not possible(narrowed(requirement, installed)):
-            yield Finding(
-                "problem",
-                "runtime",
-                "transformers",
-                f"このランタイムの transformers {transformers} で動く TRL は {trl_range(transformers)} だけで、"
-                f"必要な {requirement.specifier} がありません。→ {SWITCH_RUNTIME[0]}",
-                f"With this runtime's transformers {transformers} only TRL {trl_range(transformers)} trains, and "
-                f"{requirement.specifier} is needed. -> {SWITCH_RUNTIME[1]}",
-            )
+    (wanted,) = (requirement for requirement in colab_requirements() if requirement.name == "trl")
+    if not possible(narrowed(wanted, installed)):
+        yield Finding(
+            "problem",
+            "runtime",
+            "transformers",
+            f"このランタイムの transformers {transformers} で動く TRL は {trl_range(transformers)} だけで、"
+            f"必要な {wanted.specifier} がありません。→ {SWITCH_RUNTIME[0]}",
+            f"With this runtime's transformers {transformers} only TRL {trl_range(transformers)} trains, and "
+            f"{wanted.specifier} is needed. -> {SWITCH_RUNTIME[1]}",
+        )
+    elif is_too_old(installed):
+        yield Finding(
+            "note",
+            "runtime",
+            "transformers",
+            f"このランタイムは古く、transformers などを入れ替えて動かしています（試験していない組です）。→ {SWITCH_RUNTIME[0]}",
+            f"This runtime is old: it works, if at all, with transformers and others replaced (an untested set). -> {SWITCH_RUNTIME[1]}",
+        )
 
 
 def _trl(installed: Installed) -> Iterator[Finding]:

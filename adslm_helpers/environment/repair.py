@@ -228,11 +228,11 @@ def _refusal(plan: InstallPlan, output: str) -> SetupError:
     pins = [pin for pin in plan.constraints if re.search(rf"(?<![\w.-]){re.escape(pin)}(?![\w.])", said, re.IGNORECASE)]
     wanted = ", ".join(plan.missing)
     if pins:
-        because = "; ".join(sorted(set(re.findall(r"[\w.-]+ ?[<>=\w.,]* depends on [\w.-]+ ?[<>=!~][\w.,<>=!~]*", said)))[:2])
+        because = "; ".join(sorted(set(re.findall(r"[\w.-]+ ?[<>=\w.,]* depends? on [\w.-]+ ?[<>=!~][\w.,<>=!~]*", said)))[:2])
         return SetupError(
-            f"{wanted} は、固定している {', '.join(pins)} を変えないかぎり入れられません（{because}）。"
+            f"{wanted} は、固定している {', '.join(pins)} を変えないかぎり入れられません（{because or wanted}）。"
             "何も入れていません。→ 新しい環境を作るか、求める版を下げてください。",
-            f"{wanted} cannot be installed while {', '.join(pins)} stays pinned ({because}). Nothing was installed. "
+            f"{wanted} cannot be installed while {', '.join(pins)} stays pinned ({because or wanted}). Nothing was installed. "
             "-> Use a fresh environment, or ask for an older version.",
         )
     last = " ".join(output.strip().splitlines()[-3:])[-400:]

@@ -134,6 +134,13 @@ def nearest_runtime(installed: Installed) -> Installed:
     return described_runtime(min((name for name in facts if facts[name].get("trains", True)), key=distance))
 
 
+def is_too_old(installed: Installed) -> bool:
+    """Whether this Colab release is as old as one that is known not to train as it comes."""
+    month, facts = _month(installed.colab or ""), read_yaml(_FACTS)["runtimes"]
+    old = [_month(name) or 0 for name in facts if not facts[name].get("trains", True)]
+    return month is not None and month <= max(old)
+
+
 def pinned_versions() -> dict[str, str]:
     """Normalised name -> version of the exact set that the tests pass with; empty where that file is not at hand."""
     path = project_file("requirements.txt")

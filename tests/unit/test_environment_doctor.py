@@ -72,6 +72,15 @@ def test_a_runtime_that_is_too_old_is_one_problem_with_one_remedy():
     assert "4.53.2" in problem.en and "Runtime > Change runtime type" in problem.en and "ランタイムのバージョン" in problem.ja
 
 
+def test_an_old_runtime_that_an_upgrade_got_going_is_still_told_to_switch():
+    """The install cell's pip replaces transformers there, because nothing holds it back."""
+    old = described_runtime("colab-2025.07-gpu")
+    versions = {**old.versions, "trl": "0.29.1", "transformers": "5.20.2", "datasets": "5.1.0", "tokenizers": "0.22.2"}
+    diagnosis = diagnose(Installed({**versions, "huggingface-hub": "2.2.0"}, {}, "3.11", "release-colab_20250725", "old"))
+    assert diagnosis.problems == [] and "Change runtime type" in only(diagnosis, "runtime").en
+    assert not [f for f in diagnose(described_runtime("colab-2025.10-cpu")).findings if f.kind == "runtime"]
+
+
 def test_a_new_trl_on_a_runtime_that_is_too_old_does_not_hide_that(monkeypatch):
     """`pip install --no-deps` puts trl 0.29.1 there; it does not start with transformers 4.53.2."""
     requires = {"trl": ["transformers>=4.56.2"]}

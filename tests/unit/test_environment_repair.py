@@ -1,6 +1,7 @@
 """The quick fix with a real pip (and uv where it is) on made-up packages, offline: only additions, refusals that name the pin."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,10 +55,6 @@ def offline(index, monkeypatch):
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
 
 
-def on_colab(monkeypatch, runtime: str):
-    monkeypatch.setenv("COLAB_RELEASE_TAG", f"release-{runtime}")
-
-
 def wanted(*lines: str) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
@@ -68,48 +65,65 @@ def environment(tmp_path, versions, requires=None, with_pip=True) -> tuple[str, 
     return python, site
 
 
-def fix_runtime(tmp_path, monkeypatch, name, versions, requires, with_pip=True):
-    """A quick fix in an environment that holds a Colab runtime's packages; (repair, versions before, versions after)."""
-    python, site = environment(tmp_path, versions, requires, with_pip)
-    on_colab(monkeypatch, name)
-    before = read_installed([site]).versions
-    done = quick_fix(plan_install(python=python), python, try_step=False)
-    again = plan_install(python=python)
-    assert again.nothing_to_do and quick_fix(again, python).lines() == ["入れるものはありません。", "Nothing to install."]
-    return done, before, read_installed([site]).versions
+def install_as_the_notebook_does(python: str) -> None:
+    """The install cell: pip with nothing that holds the other packages back."""
+    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(ROOT / "requirements-colab.txt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_requirements_for_colab_add_two_packages_and_change_none(tmp_path, monkeypatch, name):
     runtime = described_runtime(name)
-    done, before, after = fix_runtime(tmp_path, monkeypatch, name, runtime.versions, runtime.requires)
-    assert done.added == {"bitsandbytes": "0.50.2", "trl": "0.29.1"}
-    assert after == {**before, **done.added}
-
-
-@needs_uv
-@pytest.mark.parametrize("name", [GOOD[0], GOOD[-1]])
-def test_uv_adds_the_same_two_in_an_environment_without_pip(tmp_path, monkeypatch, name):
-    runtime = described_runtime(name)
-    done, before, after = fix_runtime(tmp_path, monkeypatch, name, runtime.versions, runtime.requires, with_pip=False)
-    assert done.plan.command[:3] == ("uv", "pip", "install")
-    assert done.added == {"bitsandbytes": "0.50.2", "trl": "0.29.1"} and after == {**before, **done.added}
+    python, site = environment(tmp_path, runtime.versions, runtime.requires)
+    before = read_installed([site]).versions
+    install_as_the_notebook_does(python)
+    assert read_installed([site]).versions == {**before, "trl": "0.29.1", "bitsandbytes": "0.50.2"}
+    monkeypatch.setenv("COLAB_RELEASE_TAG", f"release-{name}")
+    assert plan_install(python=python).nothing_to_do
 
 
 @pytest.mark.skipif(not FREEZES.is_dir(), reason="the full freezes are not part of the project")
 @pytest.mark.parametrize("name", GOOD)
-def test_the_full_freezes_of_colab_are_left_alone_too(tmp_path, monkeypatch, name):
+def test_the_full_freezes_of_colab_are_left_alone_too(tmp_path, name):
     file = FREEZES / f"{name.removeprefix('colab-').replace('-', '.')}.txt"
-    versions = dict(line.split("==") for line in file.read_text().split())
-    done, before, after = fix_runtime(tmp_path, monkeypatch, name, versions, described_runtime(name).requires)
-    assert sorted(done.added) == ["bitsandbytes", "trl"] and after == {**before, **done.added} and len(after) > 600
+    python, site = environment(
+        tmp_path, dict(line.split("==") for line in file.read_text().split()), described_runtime(name).requires
+    )
+    before = read_installed([site]).versions
+    install_as_the_notebook_does(python)
+    assert read_installed([site]).versions == {**before, "trl": "0.29.1", "bitsandbytes": "0.50.2"} and len(before) > 600
+
+
+def test_newer_requirements_would_replace_what_colab_has(tmp_path):
+    """That the tests above can fail: the index does offer what trl 1.x drags in."""
+    runtime = described_runtime(GOOD[-1])
+    python, site = environment(tmp_path, runtime.versions, runtime.requires)
+    subprocess.run([python, "-m", "pip", "install", "-q", "trl>=1"], check=True, capture_output=True)
+    after = read_installed([site])
+    assert (after.version("trl"), after.version("datasets"), after.version("pyarrow")) == ("1.16.0", "5.2.0", "26.0.1")
+
+
+@pytest.mark.parametrize("with_pip", [True, pytest.param(False, marks=needs_uv)])
+@pytest.mark.parametrize("name", [GOOD[0], GOOD[-1]])
+def test_the_quick_fix_adds_the_same_two_with_pip_and_with_uv_and_then_has_nothing_to_do(tmp_path, monkeypatch, name, with_pip):
+    runtime = described_runtime(name)
+    python, site = environment(tmp_path, runtime.versions, runtime.requires, with_pip)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", f"release-{name}")
+    before = read_installed([site]).versions
+    done = quick_fix(plan_install(python=python), python, try_step=False)
+    assert (done.plan.command[0] == "uv") is not with_pip
+    assert done.added == {"bitsandbytes": "0.50.2", "trl": "0.29.1"}
+    assert read_installed([site]).versions == {**before, **done.added}
+    again = plan_install(python=python)
+    assert again.nothing_to_do and quick_fix(again, python).lines() == ["入れるものはありません。", "Nothing to install."]
 
 
 def test_a_user_of_the_runtime_of_july_2025_is_told_to_switch_and_nothing_is_installed(tmp_path, monkeypatch):
     """Without the floor the resolver offers trl 0.11.4, which installs, changes nothing, and then crashes in train()."""
     runtime = described_runtime("colab-2025.07-gpu")
     python, site = environment(tmp_path, runtime.versions, runtime.requires)
-    on_colab(monkeypatch, "colab_20250725")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20250725")
     with pytest.raises(SetupError, match=r"transformers==4\.53\.2.*Runtime > Change runtime type"):
         plan_install(python=python)
     assert read_installed([site]).version("trl") is None
