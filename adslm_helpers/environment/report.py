@@ -118,12 +118,14 @@ class EnvironmentReport:
         packages = self._packages()
         good = sum(package.ok for package in packages)
         rows = [("パッケージ / Packages", f"{len(packages)} 個中 {good} 個が問題なし / {good} of {len(packages)} fine")]
-        notes = [finding for finding in self.diagnosis.findings if finding.severity == "note"]
+        findings = self.diagnosis.findings
+        notes = [finding for finding in findings if finding.severity == "note" and finding.kind != "moved"]
         rows += [(f"- {finding.package}", f"{finding.ja} / {finding.en}") for finding in notes]
-        harmless = [finding for finding in self.diagnosis.findings if finding.severity == "harmless"]
-        if harmless:
-            names = ", ".join(dict.fromkeys(finding.package for finding in harmless))
-            rows.append(("無害 / Harmless", f"{names}（00_setup が理由を言います / 00_setup says why）"))
+        moved = [finding.package for finding in findings if finding.kind == "moved"]
+        harmless = [finding.package for finding in findings if finding.severity == "harmless"]
+        for label, names in (("元の版から変化 / Moved", moved), ("無害 / Harmless", harmless)):
+            if names:
+                rows.append((label, f"{', '.join(dict.fromkeys(names))}（00_setup が説明します / 00_setup explains）"))
         return rows
 
     def _verdict(self) -> list[list[str]]:

@@ -163,16 +163,25 @@ def _moves(then: dict[str, str], installed: Installed) -> list[Move]:
         now = _short(installed.python) if name == "python" else installed.version(name)
         if was is None or _same(was, now):
             continue  # what was added since is no move
-        how_ja, how_en = _direction(was, now)
-        moves.append(Move(name, was, now, f"{how_ja}。{ja}。", f"{how_en}; {en}."))
+        if now is None:
+            moves.append(
+                Move(
+                    name,
+                    was,
+                    None,
+                    "ありません。必要なら「見つけたこと」が言います。",
+                    "absent; the findings say so where it is needed.",
+                )
+            )
+        else:
+            how_ja, how_en = _direction(was, now)
+            moves.append(Move(name, was, now, f"{how_ja}。{ja}。", f"{how_en}; {en}."))
     return moves
 
 
-def _direction(was: str, now: str | None) -> tuple[str, str]:
+def _direction(was: str, now: str) -> tuple[str, str]:
     from packaging.version import InvalidVersion, Version
 
-    if now is None:
-        return "ありません", "absent"
     try:
         newer, base = Version(now) > Version(was), Version(now).public == Version(was).public
     except InvalidVersion:

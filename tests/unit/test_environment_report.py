@@ -76,6 +76,13 @@ def test_what_is_harmless_is_named_in_one_line_and_is_no_problem(monkeypatch):
     assert report.ok and any("fastai" in line and "Harmless" in line for line in report.lines())
 
 
+def test_what_moved_since_the_runtime_was_made_is_one_line_however_much_it_is(monkeypatch):
+    moved = [Finding("note", "moved", name, "新しい。", "newer.") for name in ("torch", "datasets", "pyarrow")]
+    monkeypatch.setattr(report_module, "diagnose", found(*moved))
+    (line,) = [line for line in environment_report().lines() if "pyarrow" in line]
+    assert "torch, datasets, pyarrow" in line and "00_setup" in line
+
+
 def test_4bit_recipe_makes_bitsandbytes_required(monkeypatch):
     asked = []
     monkeypatch.setattr(report_module, "diagnose", lambda installed, needed: asked.append(needed) or found()(installed))
