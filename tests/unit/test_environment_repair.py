@@ -206,6 +206,12 @@ def test_a_failing_trial_step_is_told_with_its_reason(tmp_path):
         try_one_step(python)
 
 
+def test_after_a_failing_trial_the_user_knows_what_was_added(tmp_path):
+    python, _ = environment(tmp_path, {})
+    with pytest.raises(SetupError, match=r"Added tyro 0\.9\.0, nothing else\. The check"):
+        quick_fix(plan_install(python=python, wanted=wanted("tyro")), python)
+
+
 def test_no_installer_at_all_says_how_to_get_one(monkeypatch):
     monkeypatch.setattr(repair.shutil, "which", lambda name: None)
     monkeypatch.setattr(repair.importlib.util, "find_spec", lambda name: None)
