@@ -134,13 +134,7 @@ def quick_fix(plan: InstallPlan, python: str | None = None, try_step: bool = Tru
     after = read_installed(_paths_of(python))
     added = _additions(before, after)
     _check_met(plan, after)
-    try:
-        seconds = try_one_step(python) if try_step else None
-    except SetupError as error:
-        names = ", ".join(f"{name} {version}" for name, version in added.items())
-        raise SetupError(
-            f"{names} を加えました（ほかは変わっていません）。{error.ja}", f"Added {names}, nothing else. {error.en}"
-        ) from None
+    seconds = try_one_step(python, added) if try_step else None
     restart = _restart(added) if python in (None, sys.executable) else None
     return Repair(plan, added, seconds, restart)
 
