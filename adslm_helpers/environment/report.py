@@ -16,6 +16,7 @@ from ..run import runs_root
 from ..tables import html_row
 from .device import DevicePlan, check_preset_fits, choose_device
 from .doctor import Diagnosis, diagnose
+from .hub_token import token_row
 from .installed import Installed, read_installed
 from .machine import GIB, Probe, probe_machine, processor_name, total_memory_gb
 from .packages import PackageStatus, optional_needs
@@ -106,6 +107,8 @@ class EnvironmentReport:
         if self.mps:
             unset = "(Mac 上で自動設定 / set on the Mac itself)" if self.as_if else "(未設定 / not set)"
             rows.append(("MPS", ", ".join(f"{name}={value or unset}" for name, value in self.mps.items())))
+        if not self.as_if:
+            rows.append(token_row())
         return rows + self._package_rows()
 
     def _packages(self) -> list[PackageStatus]:

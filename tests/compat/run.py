@@ -43,7 +43,7 @@ def environment(version: str) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    _pip("--python", str(python), "install", "--no-deps", "-r", str(lock))
+    _pip("--python", str(python), "install", "--no-compile", "--no-deps", "-r", str(lock))
     # After the set's own packages: they come first on the path, and pip does not see the shared ones.
     (next(folder.glob("lib/python*/site-packages")) / "shared.pth").write_text(str(HOME / "shared"))
     ready.write_text(lock.read_text())
@@ -56,7 +56,7 @@ def shared_packages() -> None:
     ready = HOME / "shared" / "ready"
     if not ready.is_file() or ready.read_text() != "\n".join(pinned):
         shutil.rmtree(HOME / "shared", ignore_errors=True)
-        _pip("install", "--target", str(HOME / "shared"), *pinned)
+        _pip("install", "--no-compile", "--target", str(HOME / "shared"), *pinned)
         ready.write_text("\n".join(pinned))
 
 
