@@ -81,6 +81,24 @@ class DevicePlan:
     """GiB that the device can address."""
     name: str
     """Name of the GPU or the processor."""
+    attention: str = "sdpa"
+    """'eager' on MPS: fused attention gives NaN there for rows that are all padding. Else transformers' own choice."""
+    pad_to_multiple_of: int | None = None
+    """Batches are padded to a multiple of this: the MPS allocator keeps a set of buffers for every shape that it meets."""
+    empty_cache_steps: int | None = None
+    """Steps after which cached memory is handed back (the trainer's `torch_empty_cache_steps`)."""
+    generation_batch: int = 16
+    """Prompts answered at once; 1 where left-padded batches cannot be trusted (MPS before torch 2.9)."""
+
+    @property
+    def pin_memory(self) -> bool:
+        """Page-locked batches speed up the copy to a CUDA GPU; MPS has no such copy and warns."""
+        return self.device == "cuda"
+
+    @property
+    def num_workers(self) -> int:
+        """0: batches of a few hundred tokens are quicker made here than handed over by another process."""
+        return 0
 
     @property
     def compute_dtype(self) -> str:

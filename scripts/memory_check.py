@@ -1,0 +1,278 @@
+"""The memory plan against reality: DPO + LoRA steps on random models of known shape, predicted and measured peak side by side.
+
+make memory-check
+
+Each configuration runs in a fresh process: imports and a first training of a toy model, then the peak of the real one is read from
+zero. What is compared is the peak above that start, so that the size of the interpreter cannot hide an error of the formula.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+BAND = (0.85, 1.15)
+SMALL = {"hidden": 512, "layers": 8, "intermediate": 2048, "heads": 8, "kv_heads": 8}
+GROUPED = {"hidden": 896, "layers": 12, "intermediate": 4864, "heads": 14, "kv_heads": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration; `trl` None is the TRL of this interpreter."""
+
+    name: str
+    shape: dict[str, int]
+    vocabulary: int = 4096
+    batch: int = 4
+    length: int = 256
+    checkpointing: bool = False
+    in_4bit: bool = False
+    dtype: str = "float32"
+    trl: str | None = None
+    small_tiles: bool = True
+    architecture: str = "qwen2"
+    attention: str = "sdpa"
+    eval_batch: int = 1
+
+
+CASES = (
+    Case("plain", SMALL),
+    Case("checkpointing", SMALL, checkpointing=True, length=512),
+    Case("short, large batch", SMALL, batch=16, length=96),
+    Case("grouped heads, 0.5B's width", GROUPED, batch=2),
+    Case("grouped heads, checkpointing", GROUPED, batch=4, length=512, checkpointing=True),
+    Case("150,000 words, TRL's tiles", SMALL, 151_936, batch=2, checkpointing=True, small_tiles=False),
+    Case("150,000 words, small tiles", SMALL, 151_936, batch=2, checkpointing=True),
+    Case("150,000 words, long", SMALL, 151_936, batch=2, length=512),
+    Case("4-bit", {**GROUPED, "layers": 24}, batch=2, in_4bit=True, checkpointing=True, length=512),
+    Case("bfloat16", GROUPED, batch=4, dtype="bfloat16"),
+    Case("eager attention", SMALL, length=512, batch=2, attention="eager"),
+    Case("evaluation above training", SMALL, 151_936, batch=1, length=128, eval_batch=16),
+    Case("gpt2", SMALL, architecture="gpt2"),
+    Case("gpt_neox", SMALL, architecture="gpt_neox"),
+    Case("TRL 0.29.1", SMALL, 32_000, batch=4, trl="0.29.1"),
+    Case("TRL 0.24, 150,000 words", SMALL, 151_936, batch=2, trl="0.24.0", checkpointing=True),
+    Case("TRL 0.24, plain", SMALL, trl="0.24.0"),
+    Case("TRL 0.18.1, 150,000 words", SMALL, 151_936, batch=2, trl="0.18.1", checkpointing=True),
+    Case("TRL 0.9.6, 150,000 words", SMALL, 151_936, batch=2, trl="0.9.6", checkpointing=True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Predicted against measured memory of training.")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--only", help="names of cases that contain this")
+    parser.add_argument("--environments", type=Path, default=ROOT / ".compat", help="folder with trl-VERSION environments")
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(Case(**json.loads(arguments.child)))))
+        return
+    rows, failed = [], []
+    for case in CASES:
+        if arguments.only and arguments.only not in case.name:
+            continue
+        python = interpreter(case, arguments.environments)
+        if python is None:
+            print(f"{case.name:<32} no environment for TRL {case.trl}: run `make compat` first", flush=True)
+            continue
+        row = run(case, python)
+        print(line(row) if isinstance(row, dict) else row, flush=True)
+        (rows if isinstance(row, dict) else failed).append(row)
+    if not arguments.only:
+        write(rows)
+    outside = [row["name"] for row in rows if not BAND[0] <= row["ratio"] <= BAND[1]]
+    print(f"{len(rows) - len(outside)} of {len(rows)} within {BAND[0]}-{BAND[1]}" + (f"; outside: {outside}" if outside else ""))
+    sys.exit(bool(outside or failed))
+
+
+def interpreter(case: Case, environments: Path) -> Path | None:
+    if case.trl is None:
+        return Path(sys.executable)
+    found = [folder / "bin" / "python" for folder in (environments / f"trl-{case.trl}", environments / case.trl)]
+    return next((python for python in found if python.is_file()), None)
+
+
+def run(case: Case, python: Path) -> dict[str, Any] | str:
+    """The case in a fresh process of that interpreter; the end of its errors where it failed."""
+    # A fixed threshold: glibc raises its own with use, and then keeps freed tensors of up to 32 MB for itself.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1048576", "HF_HUB_OFFLINE": "1"}
+    command = [str(python), __file__, "--child", json.dumps(dataclasses.asdict(case))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        return f"{case.name} FAILED: {done.stderr[-3000:]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Runs in the child: trains a toy model, then the case, and returns both peaks in MiB."""
+    from adslm_helpers.environment.device import DevicePlan
+    from adslm_helpers.environment.packages import hide_kernel_notice
+    from adslm_helpers.models.catalog import facts_from_config
+    from adslm_helpers.models.memory import OVERHEAD_GB, head_of_trl, plan_memory
+    from adslm_helpers.recipe import recipe_from_dict
+
+    hide_kernel_notice()
+    plan = DevicePlan("cpu", case.dtype, False, False, "", "", None, "CPU", attention=case.attention)
+    recipe = recipe_from_dict(
+        {
+            "preset": "memory-check", "max_steps": 2, "evals_per_run": 1, "save_steps": 10**6, "gradient_accumulation_steps": 1,
+            "per_device_train_batch_size": case.batch, "per_device_eval_batch_size": case.eval_batch, "max_length": case.length,
+            "max_prompt_length": 16, "gradient_checkpointing": case.checkpointing, "load_in_4bit": case.in_4bit,
+        }
+    )  # fmt: skip
+    toy = dataclasses.replace(case, shape={"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}, vocabulary=4096)
+    train(toy, recipe, plan)
+    gc.collect()
+    base = resident()
+    reset_peak()
+    config = train(case, recipe, plan)
+    measured = peak() - base
+    facts = facts_from_config(config)
+    head = head_of_trl("cpu")
+    if head.kind == "torch" and not case.small_tiles:
+        head = dataclasses.replace(head, tile=(4096, 32768))
+    predicted = plan_memory(facts, recipe, plan, head)
+    mib = 1024 * (predicted.total - OVERHEAD_GB["cpu"])
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
+    return {
+        **dataclasses.asdict(case), "parameters": facts.parameters, "predicted_mib": round(mib), "measured_mib": round(measured),
+        "ratio": round(mib / measured, 3), "base_mib": round(base), "parts": predicted.to_dict(), "versions": versions,
+    }  # fmt: skip
+
+
+def train(case: Case, recipe: Any, plan: Any) -> Any:
+    """Two steps and an evaluation through the package's own trainer; returns the config of the model."""
+    from adslm_helpers.models.tiny import build_tokenizer
+    from adslm_helpers.training.trl_api import build_trainer
+
+    tokenizer = build_tokenizer(iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400)
+    # One character, one token at most: both sides are longer than max_length, and the trainer cuts them there.
+    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * recipe.max_length, "rejected": "記録支出" * recipe.max_length}]
+    with tempfile.TemporaryDirectory() as folder:
+        model = build(case, folder)
+        gc.collect()
+        reset_peak()  # making a random model (its output layer before it is tied, the unquantised weights) is no part of training
+        set_tiles(case.small_tiles)
+        trainer = build_trainer(
+            recipe, plan, model, tokenizer, rows * recipe.per_device_train_batch_size * 2, rows * recipe.per_device_eval_batch_size,
+            Path(folder),
+        )  # fmt: skip
+        trainer.train()
+        trainer.evaluate()
+    return model.config
+
+
+def build(case: Case, folder: str) -> Any:
+    """A random model of the case's shape, by way of the disk where it has to be quantised."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    shape = case.shape
+    config = AutoConfig.for_model(
+        case.architecture, hidden_size=shape["hidden"], num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
+        vocab_size=case.vocabulary, max_position_embeddings=1024, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        **{"n_inner" if case.architecture == "gpt2" else "intermediate_size": shape["intermediate"]},
+        **({"num_key_value_heads": shape["kv_heads"]} if case.architecture == "qwen2" else {}),
+    )  # fmt: skip
+    config.tie_word_embeddings = case.architecture != "gpt_neox"
+    torch.manual_seed(0)
+    if not case.in_4bit:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=case.attention).to(getattr(torch, case.dtype))
+        model.config.use_cache = False
+        return model
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
+
+
+def set_tiles(small: bool) -> None:
+    """Small tiles where this TRL has tiles and the case asks for them, else TRL's own."""
+    from adslm_helpers.models.memory import head_of_trl
+    from adslm_helpers.training.tiles import use_small_tiles
+
+    if head_of_trl("cpu").kind != "torch":
+        return
+    import trl.kernels.chunked_logprob as kernel
+    import trl.trainer.utils as utils
+
+    kernel.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = 4096, 32768
+    if small:
+        use_small_tiles("cpu")
+
+
+def resident() -> float:
+    """MiB of this process now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def reset_peak() -> None:
+    """Linux counts the peak anew from here; elsewhere the peak is that of the whole process."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> float:
+    """MiB: the highest resident memory since `reset_peak`."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+
+
+def line(row: dict[str, Any]) -> str:
+    return f"{row['name']:<32}{row['predicted_mib']:>7}{row['measured_mib']:>7}{row['ratio']:>7.2f}"
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """docs/results/memory.md and memory.json."""
+    about = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "command": "make memory-check",
+        "rows": rows,
+    }
+    (RESULTS / "memory.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    head = "| configuration | weights | batch x length | vocabulary | TRL | predicted MiB | measured MiB | ratio |\n|---|---|---|---|---|---|---|---|"
+    body = "\n".join(
+        f"| {row['name']} | {row['parameters'] / 1e6:.0f} M {row['dtype']}{' 4-bit' if row['in_4bit'] else ''} | {row['batch']} x {row['length']}"
+        f"{' ckpt' if row['checkpointing'] else ''} | {row['vocabulary']:,} | {row['versions']['trl']} | {row['predicted_mib']:,} "
+        f"| {row['measured_mib']:,} | {row['ratio']:.2f} |"
+        for row in rows
+    )
+    (RESULTS / "memory.md").write_text(PAGE.format(date=about["date"], machine=about["machine"], table=f"{head}\n{body}"), encoding="utf-8")
+
+
+PAGE = """# メモリ計画と実測 / The memory plan against measurements
+
+学習の前に、モデルの設定（config）だけから必要なメモリを見積もります。この表は、その見積もりと実測を比べたものです。
+Before anything is downloaded the plan estimates memory from the model's config alone. This table compares it with what was measured.
+
+{date}, {machine}, `make memory-check` (`scripts/memory_check.py`). Random models of Qwen2, GPT-2 and GPT-NeoX shape, LoRA rank 16, two DPO
+steps and an evaluation in a fresh process. Both columns are the peak above the loaded libraries.
+
+{table}
+
+Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.
+"""
+
+
+if __name__ == "__main__":
+    main()
