@@ -134,7 +134,9 @@ def measure(case: Case) -> dict[str, Any]:
             "max_prompt_length": 16, "gradient_checkpointing": case.checkpointing, "load_in_4bit": case.in_4bit,
         }
     )  # fmt: skip
-    toy = dataclasses.replace(case, shape={"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}, vocabulary=4096)
+    toy = dataclasses.replace(
+        case, shape={"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}, vocabulary=4096
+    )
     train(toy, recipe, plan)
     gc.collect()
     base = resident()
@@ -159,7 +161,9 @@ def train(case: Case, recipe: Any, plan: Any) -> Any:
     from adslm_helpers.models.tiny import build_tokenizer
     from adslm_helpers.training.trl_api import build_trainer
 
-    tokenizer = build_tokenizer(iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400)
+    tokenizer = build_tokenizer(
+        iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
+    )
     # One character, one token at most: both sides are longer than max_length, and the trainer cuts them there.
     rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * recipe.max_length, "rejected": "記録支出" * recipe.max_length}]
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +261,9 @@ def write(rows: list[dict[str, Any]]) -> None:
         f"| {row['measured_mib']:,} | {row['ratio']:.2f} |"
         for row in rows
     )
-    (RESULTS / "memory.md").write_text(PAGE.format(date=about["date"], machine=about["machine"], table=f"{head}\n{body}"), encoding="utf-8")
+    (RESULTS / "memory.md").write_text(
+        PAGE.format(date=about["date"], machine=about["machine"], table=f"{head}\n{body}"), encoding="utf-8"
+    )
 
 
 PAGE = """# メモリ計画と実測 / The memory plan against measurements

@@ -102,7 +102,9 @@ def _qwen2(hidden: int, layers: int, intermediate: int, heads: int, kv_heads: in
 
 def _gpt2(hidden: int, layers: int, vocabulary: int) -> ModelFacts:
     heads = hidden // 64
-    return ModelFacts("gpt2", hidden, layers, 4 * hidden, vocabulary, heads, heads, 64, positions=1024, licence="MIT", chat_template=False)
+    return ModelFacts(
+        "gpt2", hidden, layers, 4 * hidden, vocabulary, heads, heads, 64, positions=1024, licence="MIT", chat_template=False
+    )
 
 
 # From the models' published config.json and model cards.
@@ -155,3 +157,10 @@ def facts_from_config(config: Any) -> ModelFacts:
 def _first(config: Any, *names: str) -> int:
     """The first of these numbers that the config has and that is not None, else 0."""
     return next((value for name in names if (value := getattr(config, name, None))), 0)
+
+
+def is_causal(config: Any) -> bool:
+    """Whether a config, loaded or parsed, is that of a model that continues a text: no encoder-decoder, no encoder, no vision model."""
+    names = getattr(config, "architectures", None) or []
+    causal = not names or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    return causal and not getattr(config, "is_encoder_decoder", False)

@@ -18,8 +18,9 @@ from .catalog import ModelFacts
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: half a byte, one byte of scale for 64 weights, and a float32 for 256 of these scales (double quantisation).
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Python, torch, transformers, trl, peft and datasets once loaded; on a GPU its context and the allocator's rounding.
-OVERHEAD_GB = {"cpu": 0.7, "mps": 0.0, "cuda": 0.6}
+# CPU: Python, torch, transformers, trl, peft and datasets once loaded (measured). GPUs (never measured here): the context of CUDA;
+# Metal's heaps, whose buffers are rounded up and kept by shape.
+OVERHEAD_GB = {"cpu": 0.7, "mps": 0.5, "cuda": 0.6}
 SMALL_TILES = (512, 4096)
 _TRL_TILES = (4096, 32768)
 
@@ -41,7 +42,7 @@ class MemoryPlan:
     """Parts of the peak in GiB."""
 
     overhead: float
-    """Of the process on a CPU, of the context on a GPU."""
+    """Of the process on a CPU, of context or heaps on a GPU."""
     weights: float
     lora: float
     """Adapter weights and their gradients, float32."""
