@@ -76,13 +76,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Predicted against measured memory of training.")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--only", help="names of cases that contain this")
+    parser.add_argument("--again", action="store_true", help="measure nothing: predict the recorded measurements anew")
     parser.add_argument("--environments", type=Path, default=ROOT / ".compat", help="folder with trl-VERSION environments")
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measure(Case(**json.loads(arguments.child)))))
         return
     rows, failed = [], []
-    for case in CASES:
+    recorded = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))["rows"] if arguments.again else []
+    for row in recorded:
+        case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
+        rows.append({**row, **predict(case, row["head"], row["measured_mib"])})
+        print(line(rows[-1]))
+    for case in () if arguments.again else CASES:
         if arguments.only and arguments.only not in case.name:
             continue
         python = interpreter(case, arguments.environments)
@@ -114,70 +120,91 @@ def run(case: Case, python: Path) -> dict[str, Any] | str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         return f"{case.name} FAILED: {done.stderr[-3000:]}"
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {**dataclasses.asdict(case), **found, **predict(case, found["head"], found["measured_mib"])}
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Runs in the child: trains a toy model, then the case, and returns both peaks in MiB."""
-    from adslm_helpers.environment.device import DevicePlan
+    """Runs in the child: trains a toy model, then the case, and returns the peak above what the toy left, in MiB."""
     from adslm_helpers.environment.packages import hide_kernel_notice
-    from adslm_helpers.models.catalog import facts_from_config
-    from adslm_helpers.models.memory import OVERHEAD_GB, head_of_trl, plan_memory
-    from adslm_helpers.recipe import recipe_from_dict
+    from adslm_helpers.models.memory import head_of_trl
 
     hide_kernel_notice()
-    plan = DevicePlan("cpu", case.dtype, False, False, "", "", None, "CPU", attention=case.attention)
-    recipe = recipe_from_dict(
+    toy = {"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}
+    train(dataclasses.replace(case, shape=toy, vocabulary=4096))
+    gc.collect()
+    base = resident()
+    train(case)
+    head = head_of_trl("cpu")
+    if head.kind == "torch" and not case.small_tiles:
+        head = dataclasses.replace(head, tile=(4096, 32768))
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
+    return {"measured_mib": round(peak() - base), "base_mib": round(base), "versions": versions, "head": dataclasses.asdict(head)}
+
+
+def predict(case: Case, head: dict[str, Any], measured: float) -> dict[str, Any]:
+    """The plan for the same case, in MiB above the libraries, its parts in GiB, and its ratio to the measurement."""
+    from adslm_helpers.models.memory import OVERHEAD_GB, Head, plan_memory
+
+    model = facts(case)
+    plan = plan_memory(model, recipe(case), device(case), Head(head["kind"], head["copies"], tuple(head["tile"])))
+    mib = 1024 * (plan.total - OVERHEAD_GB["cpu"])
+    return {
+        "parameters": model.parameters,
+        "predicted_mib": round(mib),
+        "ratio": round(mib / measured, 3),
+        "parts": plan.to_dict(),
+    }
+
+
+def facts(case: Case) -> Any:
+    from adslm_helpers.models.catalog import ModelFacts
+
+    sizes, gpt2 = case.shape, case.architecture == "gpt2"
+    return ModelFacts(
+        case.architecture, sizes["hidden"], sizes["layers"], sizes["intermediate"], case.vocabulary, sizes["heads"], sizes["kv_heads"],
+        sizes["hidden"] // sizes["heads"], tied=case.architecture != "gpt_neox", positions=1024 if gpt2 else 0,
+    )  # fmt: skip
+
+
+def device(case: Case) -> Any:
+    from adslm_helpers.environment.device import DevicePlan
+
+    return DevicePlan("cpu", case.dtype, False, False, "", "", None, "CPU", attention=case.attention)
+
+
+def recipe(case: Case) -> Any:
+    from adslm_helpers.recipe import recipe_from_dict
+
+    return recipe_from_dict(
         {
             "preset": "memory-check", "max_steps": 2, "evals_per_run": 1, "save_steps": 10**6, "gradient_accumulation_steps": 1,
             "per_device_train_batch_size": case.batch, "per_device_eval_batch_size": case.eval_batch, "max_length": case.length,
             "max_prompt_length": 16, "gradient_checkpointing": case.checkpointing, "load_in_4bit": case.in_4bit,
         }
     )  # fmt: skip
-    toy = dataclasses.replace(
-        case, shape={"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}, vocabulary=4096
-    )
-    train(toy, recipe, plan)
-    gc.collect()
-    base = resident()
-    reset_peak()
-    config = train(case, recipe, plan)
-    measured = peak() - base
-    facts = facts_from_config(config)
-    head = head_of_trl("cpu")
-    if head.kind == "torch" and not case.small_tiles:
-        head = dataclasses.replace(head, tile=(4096, 32768))
-    predicted = plan_memory(facts, recipe, plan, head)
-    mib = 1024 * (predicted.total - OVERHEAD_GB["cpu"])
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
-    return {
-        **dataclasses.asdict(case), "parameters": facts.parameters, "predicted_mib": round(mib), "measured_mib": round(measured),
-        "ratio": round(mib / measured, 3), "base_mib": round(base), "parts": predicted.to_dict(), "versions": versions,
-    }  # fmt: skip
 
 
-def train(case: Case, recipe: Any, plan: Any) -> Any:
-    """Two steps and an evaluation through the package's own trainer; returns the config of the model."""
+def train(case: Case) -> None:
+    """Two steps and an evaluation through the package's own trainer. The peak is counted from the moment the model is there."""
     from adslm_helpers.models.tiny import build_tokenizer
     from adslm_helpers.training.trl_api import build_trainer
 
     tokenizer = build_tokenizer(
         iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
     )
-    # One character, one token at most: both sides are longer than max_length, and the trainer cuts them there.
-    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * recipe.max_length, "rejected": "記録支出" * recipe.max_length}]
+    # Both sides are longer than max_length, and the trainer cuts them there.
+    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * case.length, "rejected": "記録支出" * case.length}]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
         reset_peak()  # making a random model (its output layer before it is tied, the unquantised weights) is no part of training
         set_tiles(case.small_tiles)
         trainer = build_trainer(
-            recipe, plan, model, tokenizer, rows * recipe.per_device_train_batch_size * 2, rows * recipe.per_device_eval_batch_size,
-            Path(folder),
-        )  # fmt: skip
+            recipe(case), device(case), model, tokenizer, rows * case.batch * 2, rows * case.eval_batch, Path(folder)
+        )
         trainer.train()
         trainer.evaluate()
-    return model.config
 
 
 def build(case: Case, folder: str) -> Any:
