@@ -7,7 +7,7 @@ DATA ?=
 MODEL ?=
 PRESET ?=
 
-.PHONY: run test test-fast lab bench lint clean
+.PHONY: run test test-fast lab bench memory-check lint clean
 
 # The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
 $(VENV)/ready: requirements.txt pyproject.toml
@@ -31,6 +31,9 @@ lab: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python scripts/benchmark.py
+
+memory-check: $(VENV)/ready
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/memory_check.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
