@@ -50,6 +50,8 @@ class Case:
     architecture: str = "qwen2"
     attention: str = "sdpa"
     eval_batch: int = 1
+    padded: bool = False
+    """The rejected texts are half as long: fused attention then repeats grouped keys and values to all heads."""
 
 
 CASES = (
@@ -57,8 +59,8 @@ CASES = (
     Case("wider", WIDER, batch=2),
     Case("checkpointing", NARROW, batch=8, length=512, checkpointing=True),
     Case("short texts, large batch", NARROW, batch=32, length=96),
-    Case("grouped heads", GROUPED, batch=2, length=192),
-    Case("grouped heads, checkpointing", GROUPED, batch=2, length=512, checkpointing=True),
+    Case("grouped heads", GROUPED, batch=2, length=192, padded=True),
+    Case("grouped heads, checkpointing", GROUPED, batch=2, length=512, checkpointing=True, padded=True),
     Case("large vocabulary, TRL's own tiles", NARROW, LARGE, batch=2, checkpointing=True, small_tiles=False),
     Case("large vocabulary, small tiles", NARROW, LARGE, batch=2, checkpointing=True),
     Case("large vocabulary, no checkpointing", NARROW, LARGE, batch=4),
@@ -72,6 +74,7 @@ CASES = (
     Case("TRL 0.24, plain", NARROW, batch=8, trl="0.24.0"),
     Case("TRL 0.24, large vocabulary", NARROW, LARGE, batch=1, trl="0.24.0", checkpointing=True),
     Case("TRL 0.24, evaluation is the peak", NARROW, LARGE, batch=1, length=64, trl="0.24.0", eval_batch=8),
+    Case("TRL 1.9.0, large vocabulary", NARROW, LARGE, batch=1, trl="1.9.0", checkpointing=True),
     Case("TRL 0.18.1, large vocabulary", NARROW, LARGE, batch=1, trl="0.18.1", checkpointing=True),
     Case("TRL 0.9.6, large vocabulary", NARROW, LARGE, batch=1, trl="0.9.6", checkpointing=True),
 )
@@ -80,7 +83,7 @@ CASES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description="Predicted against measured memory of training.")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--only", help="names of cases that contain this")
+    parser.add_argument("--only", help="only cases whose name contains this; the other rows are kept")
     parser.add_argument("--again", action="store_true", help="measure nothing: predict the recorded measurements anew")
     parser.add_argument("--environments", type=Path, default=ROOT / ".compat", help="folder with trl-VERSION environments")
     arguments = parser.parse_args()
@@ -88,9 +91,8 @@ def main() -> None:
         print(json.dumps(measure(Case(**json.loads(arguments.child)))))
         return
     rows, failed = [], []
-    recorded = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))["rows"] if arguments.again else []
-    for row in recorded:
-        case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
+    for row in read() if arguments.again else ():
+        case = Case(**{field.name: row.get(field.name, field.default) for field in dataclasses.fields(Case)})
         rows.append({**row, **predict(case, row["head"], row["measured_mib"])})
         print(line(rows[-1]))
     for case in () if arguments.again else CASES:
@@ -103,8 +105,7 @@ def main() -> None:
         row = run(case, python)
         print(line(row) if isinstance(row, dict) else row, flush=True)
         (rows if isinstance(row, dict) else failed).append(row)
-    if not arguments.only:
-        write(rows)
+    write([*rows, *(row for row in read() if row["name"] not in {row["name"] for row in rows})] if arguments.only else rows)
     outside = [row["name"] for row in rows if not BAND[0] <= row["ratio"] <= BAND[1]]
     print(f"{len(rows) - len(outside)} of {len(rows)} within {BAND[0]}-{BAND[1]}" + (f"; outside: {outside}" if outside else ""))
     sys.exit(bool(outside or failed))
@@ -198,8 +199,9 @@ def train(case: Case) -> None:
     tokenizer = build_tokenizer(
         iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
     )
-    # Both sides are longer than max_length, and the trainer cuts them there.
-    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * case.length, "rejected": "記録支出" * case.length}]
+    # Both sides are longer than max_length, and the trainer cuts them there; padded: the rejected side is not (a character is a token).
+    rejected = "支出" * (case.length // 4) if case.padded else "支出" * case.length
+    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * case.length, "rejected": rejected}]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
@@ -276,8 +278,16 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['name']:<36}{row['predicted_mib']:>7}{row['measured_mib']:>7}{row['ratio']:>7.2f}"
 
 
+def read() -> list[dict[str, Any]]:
+    """The rows of docs/results/memory.json."""
+    path = RESULTS / "memory.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
 def write(rows: list[dict[str, Any]]) -> None:
-    """docs/results/memory.md and memory.json."""
+    """docs/results/memory.md and memory.json, in the order of CASES."""
+    order = [case.name for case in CASES]
+    rows = sorted((row for row in rows if row["name"] in order), key=lambda row: order.index(row["name"]))
     about = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def _trl_folder() -> Path | None:
 
 def _full_copies(trainer: Path) -> float:
     text = trainer.read_text(encoding="utf-8") if trainer.is_file() else ""
-    if "selective_log_softmax" in text and "shift_logits" not in text:
+    if "selective_log_softmax" in text and not re.search(r"shift_logits = outputs\.logits.*\.contiguous\(\)", text):
         return 3
     return 4  # log_softmax of both models beside both logits; or logits and their shifted copies of both models
 
@@ -143,18 +144,16 @@ def _saved_per_token(facts: ModelFacts, width: int) -> float:
         return (8 * h + 5 * i) * width
     if facts.architecture == "gpt_neox":
         return (8 * h + i) * width
-    q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    half = width < 4
+    q = facts.heads * facts.head_dim
     norms = 2 * h * 4
-    lora_inputs = (3 * h + q) * 4 if half else h * 4
-    return norms + lora_inputs + (2 * q + 2 * kv + 3 * i) * width
+    lora_inputs = (3 * h + q) * 4 if width < 4 else h * 4
+    # Queries and the output of attention; keys and values, repeated to all heads wherever a batch has padding.
+    return norms + lora_inputs + (2 * q + 2 * q + 3 * i) * width
 
 
 def _attention_matrix(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, width: int) -> float:
-    """Bytes for one token of one layer that eager attention keeps: its row of the softmax, and keys and values repeated."""
-    if plan.attention != "eager":
-        return 0
-    return facts.heads * recipe.max_length * width + 2 * (facts.heads - facts.kv_heads) * facts.head_dim * width
+    """Bytes for one token of one layer that eager attention keeps: its row of the softmax in every head."""
+    return facts.heads * recipe.max_length * width if plan.attention == "eager" else 0
 
 
 def _head_bytes(facts: ModelFacts, head: Head, tokens: int, width: int) -> float:

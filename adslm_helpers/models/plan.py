@@ -49,6 +49,7 @@ class Fitted:
     device: DevicePlan
     memory: MemoryPlan | None
     """None: the model's size is not known before its config is downloaded; loading checks it again."""
+    facts: ModelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class RunPlan:
     device: DevicePlan
     model: str
     """The first model of the list that can be used, as far as this is known without a network."""
+    facts: ModelFacts | None
+    """None: nothing is known of the model before its config is downloaded."""
     memory: MemoryPlan | None
     free_gb: float | None
     """GiB that the device has free now."""
@@ -91,6 +94,7 @@ class RunPlan:
         """The plan in words, Japanese and English: skipped models first, then each choice with its reason, then the memory."""
         told = [f"計画 / Plan: {self.model} ({self.device.device}, {self.device.name})"]
         told += [f"使わないモデル / not used: {skip.name}: {skip.ja} / {skip.en}" for skip in self.skipped]
+        told += self._model_lines()
         told += [f"{choice.name}: {choice.value} - {choice.ja} / {choice.en}" for choice in self.choices]
         told += [f"変更 / changed: {name} {old} -> {new}" for name, (old, new) in self.changes.items()]
         told.append(self._memory_line())
@@ -100,6 +104,7 @@ class RunPlan:
         """Plain JSON values."""
         return {
             "model": self.model,
+            "facts": dataclasses.asdict(self.facts) | {"parameters": self.facts.parameters} if self.facts else None,
             "device": dataclasses.asdict(self.device),
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
             "changes": {name: {"asked": old, "planned": new} for name, (old, new) in self.changes.items()},
@@ -109,6 +114,16 @@ class RunPlan:
             "skipped": [dataclasses.asdict(skip) for skip in self.skipped],
             "warnings": [{"ja": ja, "en": en} for ja, en in self.warnings],
         }
+
+    def _model_lines(self) -> list[str]:
+        if self.facts is None:
+            return []
+        licence = "" if self.facts.licence == "?" else f"、ライセンス / licence: {self.facts.licence}"
+        told = [f"モデル / model: {self.facts.architecture}, {self.facts.parameters / 1e6:,.0f} M{licence}"]
+        if self.model in CATALOG and not self.facts.chat_template:
+            ja, en = "チャットテンプレートがないので、こちらで補います", "it has no chat template: one is supplied"
+            told.append(f"テンプレート / template: {ja} / {en}")
+        return told
 
     def _memory_line(self) -> str:
         if self.memory is None:
@@ -133,7 +148,7 @@ def plan_run(recipe: DpoRecipe, probe: Probe | None = None, free_gb: float | Non
             continue
         free = probe.free_of(found.device.device) if free_gb is None else free_gb
         told = choices(recipe, found.recipe, found.device)
-        return RunPlan(recipe, found.recipe, found.device, name, found.memory, free, told, tuple(skipped))
+        return RunPlan(recipe, found.recipe, found.device, name, found.facts, found.memory, free, told, tuple(skipped))
     raise no_model(skipped)
 
 
@@ -167,7 +182,7 @@ def fit(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> Fitted | None:
                 variant = _with_eval_batch(variant, facts, device)
                 memory = plan_memory(facts, variant, device)
                 if device.usable_gb is None or memory.total <= device.usable_gb:
-                    return Fitted(variant, device, memory)
+                    return Fitted(variant, device, memory, facts)
     return None
 
 

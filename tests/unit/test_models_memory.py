@@ -22,8 +22,8 @@ MEASURED = Path(__file__).parents[2] / "docs" / "results" / "memory.json"
 def test_parts_by_hand():
     """Width 8, MLP 16, two layers, 4 heads of 2 and 2 for keys and values, 10 words; 2 x 1 x 16 = 32 tokens of 4 bytes.
 
-    One layer keeps for a token: two norms' inputs 2*8, LoRA's input 8, queries and attention output 2*8, keys and values 2*4, and
-    three MLP tensors 3*16: 96 numbers. At work: 3*16 + 3*8 = 72 numbers. Head: 8.25 tiles of 32 x 10, hidden states and gradient 2*32*8.
+    One layer keeps for a token: two norms' inputs 2*8, LoRA's input 8, queries and attention output 2*8, keys and values repeated to
+    all heads 2*8, and three MLP tensors 3*16: 104 numbers. At work: 3*16 + 3*8 = 72 numbers. Head: 8.25 tiles of 32 x 10, hidden states and gradient 2*32*8.
     """
     recipe = load_recipe("tiny", per_device_train_batch_size=1, max_length=16, max_prompt_length=8, lora_r=2)
     facts = ModelFacts("llama", 8, 2, 16, 10, 4, 2, 2)
@@ -32,7 +32,7 @@ def test_parts_by_hand():
     assert plan.overhead == OVERHEAD_GB["cpu"]
     assert plan.weights == pytest.approx(4 * (80 + 2 * (64 + 32 + 32 + 64 + 3 * 128 + 16) + 8) / GIB)
     assert plan.lora == plan.optimizer == pytest.approx(8 * adapter / GIB)
-    assert plan.activations == pytest.approx(2 * 32 * 96 * 4 / GIB)
+    assert plan.activations == pytest.approx(2 * 32 * 104 * 4 / GIB)
     assert plan.work == pytest.approx(32 * 72 * 4 / GIB)
     assert plan.logits == pytest.approx((8.25 * 32 * 10 * 4 + 2 * 32 * 8 * 4) / GIB)
     assert plan.reference == 0
@@ -75,7 +75,7 @@ def test_eager_attention_keeps_its_matrices():
     eager = plan_memory(FACTS, recipe, replace(CPU, attention="eager"), TILES)
     fused = plan_memory(FACTS, recipe, CPU, TILES)
     rows = 2 * 8 * 512  # both sides of 8 pairs
-    kept = 28 * rows * (12 * 512 + 2 * 10 * 128) * 4  # softmax rows of 12 heads; 2 key-value heads repeated to 12
+    kept = 28 * rows * 12 * 512 * 4  # 28 layers, a row of the softmax for each of 12 heads
     assert eager.activations - fused.activations == pytest.approx(kept / GIB)
 
 
@@ -84,7 +84,8 @@ def test_eager_attention_keeps_its_matrices():
     [
         ({"kernels/chunked_logprob.py": "", "trainer/dpo_trainer.py": ""}, "torch", 8.25),
         ({"trainer/dpo_trainer.py": "per_token_logps = selective_log_softmax(logits, labels)"}, "full", 3),
-        ({"trainer/dpo_trainer.py": "shift_logits = outputs.logits; selective_log_softmax(shift_logits)"}, "full", 4),
+        ({"trainer/dpo_trainer.py": "shift_logits = outputs.logits[..., :-1, :].contiguous()\nselective_log_softmax"}, "full", 4),
+        ({"trainer/dpo_trainer.py": "shift_logits = outputs.logits[..., :-1, :]\nselective_log_softmax"}, "full", 3),
         ({"trainer/dpo_trainer.py": "logits.log_softmax(-1)"}, "full", 4),
     ],
 )

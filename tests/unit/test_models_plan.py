@@ -146,6 +146,12 @@ def test_an_evaluation_never_needs_more_than_a_step():
     assert memory.evaluation <= max(0.5, memory.activations + max(memory.work, memory.logits))
 
 
+def test_licence_and_a_missing_chat_template_are_said():
+    told = "\n".join(plan("colab_quick", "cpu-16gb").lines())
+    assert "gpt2, 124 M、ライセンス / licence: MIT" in told and "no chat template" in told
+    assert "no chat template" not in "\n".join(plan("colab_t4", "colab-t4").lines())
+
+
 def test_an_unknown_model_is_left_to_its_config_and_the_plan_says_so():
     planned = plan("colab_l4", "colab-l4", model="org/unheard-of")
     assert planned.model == "org/unheard-of" and planned.memory is None and planned.warnings == []
