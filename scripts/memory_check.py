@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -90,26 +91,40 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measure(Case(**json.loads(arguments.child)))))
         return
-    rows, failed = [], []
-    for row in read() if arguments.again else ():
-        case = Case(**{field.name: row.get(field.name, field.default) for field in dataclasses.fields(Case)})
-        rows.append({**row, **predict(case, row["head"], row["measured_mib"])})
-        print(line(rows[-1]))
-    for case in () if arguments.again else CASES:
-        if arguments.only and arguments.only not in case.name:
+    rows = list(predicted_again() if arguments.again else measured(arguments.only or "", arguments.environments))
+    failed = [row["name"] for row in rows if "error" in row]
+    outside = [row["name"] for row in rows if "error" not in row and not BAND[0] <= row["ratio"] <= BAND[1]]
+    print(
+        f"{len(rows) - len(outside) - len(failed)} of {len(rows)} within {BAND[0]}-{BAND[1]}; outside: {outside}, failed: {failed}"
+    )
+    sys.exit(bool(outside or failed))
+
+
+def measured(only: str, environments: Path) -> Iterator[dict[str, Any]]:
+    """Each case in turn, written down as soon as it is measured; rows of other cases stay as they are."""
+    for case in CASES:
+        if only not in case.name:
             continue
-        python = interpreter(case, arguments.environments)
+        python = interpreter(case, environments)
         if python is None:
             print(f"{case.name:<36} no environment for TRL {case.trl}: run `make compat` first", flush=True)
             continue
         row = run(case, python)
-        print(line(row) if isinstance(row, dict) else row, flush=True)
-        (rows if isinstance(row, dict) else failed).append(row)
-        write([*rows, *(old for old in read() if old["name"] not in {row["name"] for row in rows})])
-    write(rows + [old for old in read() if arguments.only and old["name"] not in {row["name"] for row in rows}])
-    outside = [row["name"] for row in rows if not BAND[0] <= row["ratio"] <= BAND[1]]
-    print(f"{len(rows) - len(outside)} of {len(rows)} within {BAND[0]}-{BAND[1]}" + (f"; outside: {outside}" if outside else ""))
-    sys.exit(bool(outside or failed))
+        print(line(row), flush=True)
+        if "error" not in row:
+            write([row, *(old for old in read() if old["name"] != case.name)])
+        yield row
+
+
+def predicted_again() -> Iterator[dict[str, Any]]:
+    """The recorded measurements with today's prediction, after a change of the formula."""
+    rows = read()
+    for row in rows:
+        case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
+        row |= predict(case, row["head"], row["measured_mib"])
+        print(line(row))
+    write(rows)
+    yield from rows
 
 
 def interpreter(case: Case, environments: Path) -> Path | None:
@@ -119,16 +134,17 @@ def interpreter(case: Case, environments: Path) -> Path | None:
     return next((python for python in found if python.is_file()), None)
 
 
-def run(case: Case, python: Path) -> dict[str, Any] | str:
-    """The case in a fresh process of that interpreter; the end of its errors where it failed."""
+def run(case: Case, python: Path) -> dict[str, Any]:
+    """The case in a fresh process of that interpreter; 'error' holds the end of what it said where it failed."""
     # A fixed threshold: glibc raises its own with use, and then keeps freed tensors of up to 32 MB for itself.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1048576", "HF_HUB_OFFLINE": "1"}
     command = [str(python), __file__, "--child", json.dumps(dataclasses.asdict(case))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
-        return f"{case.name} FAILED: {done.stderr[-3000:]}"
+        return {"name": case.name, "error": done.stderr[-3000:]}
     found = json.loads(done.stdout.splitlines()[-1])
-    return {**dataclasses.asdict(case), **found, **predict(case, found["head"], found["measured_mib"])}
+    today = datetime.now(timezone.utc).date().isoformat()
+    return {**dataclasses.asdict(case), "date": today, **found, **predict(case, found["head"], found["measured_mib"])}
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -276,6 +292,8 @@ def peak() -> float:
 
 
 def line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['name']:<36} failed:\n{row['error']}"
     return f"{row['name']:<36}{row['predicted_mib']:>7}{row['measured_mib']:>7}{row['ratio']:>7.2f}"
 
 
@@ -290,7 +308,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     order = [case.name for case in CASES]
     rows = sorted((row for row in rows if row["name"] in order), key=lambda row: order.index(row["name"]))
     about = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": max(row["date"] for row in rows),
         "machine": f"{platform.system()} {platform.machine()}",
         "command": "make memory-check",
         "rows": rows,

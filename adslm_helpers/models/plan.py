@@ -213,12 +213,20 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
 def does_not_fit(
     name: str, facts: ModelFacts, recipe: DpoRecipe, device: DevicePlan, instead: tuple[str, str] | None = None
 ) -> Skipped:
-    """The refusal, with what is needed at the smallest batch, what is there, and what would fit."""
+    """The refusal, with what is needed, what is there, and what would fit."""
+    there = device.usable_gb or 0.0
+    weights = "4-bit" if recipe.load_in_4bit else device.dtype
     smallest = list(_variants(recipe))[-1]
     need = plan_memory(facts, _with_eval_batch(smallest, facts, device), device).total
-    there = device.usable_gb or 0.0
+    if need <= there:  # a model whose size was not known when the batch was planned
+        asked, needed = plan_memory(facts, recipe, device).total, "per_device_train_batch_size=1, gradient_checkpointing=true"
+        return Skipped(
+            name,
+            "does_not_fit",
+            f"このバッチでは約 {asked:.1f} GB 必要ですが、使えるのは {there:.1f} GB です。→ {needed} なら約 {need:.1f} GB",
+            f"at this batch it needs about {asked:.1f} GB, {there:.1f} GB are usable. -> {needed} needs about {need:.1f} GB",
+        )
     hint_ja, hint_en = (f"。→ {instead[0]}", f". -> {instead[1]}") if instead else ("", "")
-    weights = "4-bit" if recipe.load_in_4bit else device.dtype
     return Skipped(
         name,
         "does_not_fit",
@@ -250,9 +258,14 @@ def no_model(skipped: list[Skipped]) -> ModelError:
     """The error for a list of which nothing can be used, with every reason."""
     ja = "\n".join(f"  - {skip.name}: {skip.ja}" for skip in skipped)
     en = "\n".join(f"  - {skip.name}: {skip.en}" for skip in skipped)
+    todo_ja, todo_en = (
+        f"models に '{EMBEDDED}' を加えると、ネットワークなしで試せます。",
+        f"Add '{EMBEDDED}' to `models` to try the road.",
+    )
+    if EMBEDDED in (skip.name for skip in skipped):
+        todo_ja, todo_en = "上の理由を取り除いてください。", "Mend one of these reasons."
     return ModelError(
-        f"使えるモデルがありません。\n{ja}\n→ models に '{EMBEDDED}' を加えると、ネットワークなしで試せます。",
-        f"No model of the list can be used here.\n{en}\n-> Add '{EMBEDDED}' to `models` to try the road without a network.",
+        f"使えるモデルがありません。\n{ja}\n→ {todo_ja}", f"No model of the list can be used here.\n{en}\n-> {todo_en}"
     )
 
 

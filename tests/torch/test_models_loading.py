@@ -63,6 +63,16 @@ def test_what_does_not_fit_is_skipped_before_any_download(monkeypatch, model_fol
     assert load_model(recipe, plan, training=False).name == "google/gemma-2b-it"
 
 
+def test_a_model_of_unknown_size_that_only_fits_with_a_smaller_batch_says_so(model_folder):
+    """Planned without its config, found too large with it: the reason must not claim that no batch fits."""
+    recipe = load_recipe("tiny", model=str(model_folder), per_device_train_batch_size=1024, max_length=1024)
+    plan = replace(choose_device(recipe, Probe("cpu", "x")), usable_gb=1.5)
+    with pytest.raises(ModelError) as caught:
+        load_model(recipe, plan)
+    assert "at this batch" in caught.value.en and "per_device_train_batch_size=1" in caught.value.ja
+    assert "Add 'embedded-tiny'" not in caught.value.en  # it is on the list already
+
+
 def test_without_a_plan_each_model_gets_the_precision_it_needs(monkeypatch, model_folder):
     """On an 8 GB Mac a small model computes in float32, one of 1.5 billion weights in bfloat16."""
     monkeypatch.setattr(loading, "probe_machine", lambda: described_machine("apple-m2-8gb"))
