@@ -170,6 +170,12 @@ def configure_mps_environment() -> dict[str, str]:
     return settings
 
 
+def mps_environment() -> dict[str, str]:
+    """The settings of `configure_mps_environment` as they are on this Mac ('' where not set); elsewhere as they would be set on one."""
+    wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", **_WATERMARKS}
+    return {name: os.environ.get(name, "") for name in wanted} if sys.platform == "darwin" else wanted
+
+
 def _lack(recipe: DpoRecipe, probe: Probe) -> tuple[str, str] | None:
     """What the recipe's preset needs and this machine does not have, in Japanese and English; None when it fits."""
     device = probe.kind if recipe.device == "auto" else recipe.device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..environment.device import DevicePlan
+from ..environment.device import DevicePlan, mps_environment
 from ..recipe import DpoRecipe
 
 
@@ -140,7 +140,14 @@ def _transfer(device: DevicePlan) -> list[Choice]:
         return [Choice("データ転送 / loader", "pin_memory, workers 0", ja, en)]
     if device.device != "mps":
         return []
+    settings = ", ".join(f"{name}={value or '未設定 / not set'}" for name, value in mps_environment().items())
     return [
+        Choice(
+            "環境変数 / environment",
+            settings,
+            "メモリが足りないとき、何時間もスワップせずに止まり、MPS にない演算は CPU で計算します。",
+            "Too little memory ends in an error, not in hours of swapping; what MPS lacks is computed on the CPU.",
+        ),
         Choice(
             "データ転送 / loader",
             "no pin_memory, workers 0",

@@ -12,6 +12,7 @@ from adslm_helpers.environment.device import (
     configure_mps_environment,
     fitting_presets,
     memory_in_use,
+    mps_environment,
     usable_memory,
 )
 from adslm_helpers.environment.machine import GIB, Probe
@@ -234,6 +235,13 @@ def test_mps_settings_are_made_once(apple):
         }
     )
     assert configure_mps_environment() == {}
+    assert mps_environment() == settings
+
+
+def test_settings_that_came_too_late_are_seen_to_be_missing(apple):
+    device_module.sys.modules["torch"] = SimpleNamespace()
+    configure_mps_environment()
+    assert set(mps_environment().values()) == {""}
 
 
 def test_a_users_watermark_keeps_both_of_ours_out(apple):
