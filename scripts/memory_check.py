@@ -170,7 +170,7 @@ def predict(case: Case, head: dict[str, Any], measured: float) -> dict[str, Any]
     from adslm_helpers.models.memory import OVERHEAD_GB, Head, plan_memory
 
     model = facts(case)
-    plan = plan_memory(model, recipe(case), device(case), Head(head["kind"], head["copies"], tuple(head["tile"])))
+    plan = plan_memory(model, recipe(case), device(case), Head(**{**head, "tile": tuple(head["tile"])}))
     mib = 1024 * (plan.total - OVERHEAD_GB["cpu"])
     return {
         "parameters": model.parameters,
@@ -211,22 +211,24 @@ def recipe(case: Case) -> Any:
 def train(case: Case) -> None:
     """Two steps and an evaluation through the package's own trainer. The peak is counted from the moment the model is there."""
     from adslm_helpers.models.tiny import build_tokenizer
+    from adslm_helpers.training.prompts import EncodedPair
     from adslm_helpers.training.trl_api import build_trainer
 
     tokenizer = build_tokenizer(
         iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
     )
-    # Both sides are longer than max_length, and the trainer cuts them there; padded: the rejected side is not (a character is a token).
-    rejected = "支出" * (case.length // 4) if case.padded else "支出" * case.length
-    rows = [{"prompt": "家計簿", "chosen": "試すぐ今" * case.length, "rejected": rejected}]
+    prompt, eos = [5] * 8, tokenizer.eos_token_id
+    chosen = [7] * (case.length - len(prompt) - 1) + [eos]
+    rejected = chosen[-(case.length // 2) :] if case.padded else chosen
+    pairs = [EncodedPair(prompt, chosen, rejected, "家計簿", "今すぐ試す", "毎日の支出", 0)]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
         reset_peak()  # making a random model (its output layer before it is tied, the unquantised weights) is no part of training
-        set_tiles(case.small_tiles)
-        trainer = build_trainer(
-            recipe(case), device(case), model, tokenizer, rows * case.batch * 2, rows * case.eval_batch, Path(folder)
+        trainer, _ = build_trainer(
+            recipe(case), device(case), model, tokenizer, pairs * case.batch * 2, pairs * case.eval_batch, Path(folder)
         )
+        set_tiles(case.small_tiles)
         trainer.train()  # with an evaluation after its last step
 
 

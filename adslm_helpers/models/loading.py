@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..environment.device import DevicePlan, choose_device
+from ..environment.hub_token import has_hub_token, hf_token
 from ..environment.machine import Probe, probe_machine
 from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
 from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_targets
 from .generation import generate_texts
-from .local import has_hub_token, local_config
+from .local import local_config
 from .memory import plan_memory
 from .plan import Skipped, does_not_fit, gated, no_model, plan_model, wrong_architecture
 from .templates import ensure_chat_template
@@ -147,15 +148,16 @@ def _try_load(
 
     logging.disable_progress_bar()  # of reading and writing weights, in red under every cell; downloads have their own bar
     where, only_local = _where(name, reachable)
+    access = {"local_files_only": only_local, "token": None if only_local else hf_token()}
     try:
-        config = AutoConfig.from_pretrained(where, local_files_only=only_local)
+        config = AutoConfig.from_pretrained(where, **access)
         if not is_causal(config):
             return wrong_architecture(name, config)
         if refused := _refused(name, facts_from_config(config), recipe, plan, training):
             return refused
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
+        tokenizer = AutoTokenizer.from_pretrained(where, **access)
         options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(plan), local_files_only=only_local, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, **_dtype(plan), **access, **options)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
     if not recipe.load_in_4bit:
@@ -192,10 +194,12 @@ def _hub_answers() -> bool:
         return any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy"))
 
 
-def _dtype(plan: DevicePlan) -> Any:
+def _dtype(plan: DevicePlan) -> dict[str, Any]:
+    """The argument for the weights' dtype by the name that the installed transformers has for it (never left to its default)."""
     import torch
+    from transformers import PretrainedConfig
 
-    return getattr(torch, plan.dtype)
+    return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": getattr(torch, plan.dtype)}
 
 
 def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:

@@ -1,9 +1,8 @@
-"""What this machine has of a model before the network is asked: the config in a folder or in the hub's cache, and a token."""
+"""What this machine has of a model before the network is asked: its config, in a folder or in the hub's cache."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +20,6 @@ def local_config(name: str) -> Any | None:
     except ValueError:  # the loader will say what is wrong with it
         return None
     return SimpleNamespace(**values) if isinstance(values, dict) and {"vocab_size", "model_type"} <= set(values) else None
-
-
-def has_hub_token() -> bool:
-    """Whether the hub client has a token: HF_TOKEN, a Colab secret, or a login on this machine. The token itself is not looked at."""
-    try:
-        from huggingface_hub import get_token
-    except ImportError:  # before the packages are installed
-        return bool(os.environ.get("HF_TOKEN"))
-    return bool(get_token())
 
 
 def _cached(name: str) -> Path | None:

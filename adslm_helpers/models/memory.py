@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,11 @@ class Head:
     kind: str
     """'full': whole logits; 'torch': tiles folded in torch; 'triton': tiles folded by a GPU kernel."""
     copies: float
-    """Live copies of the logits, or of one tile, at the peak of the backward pass."""
+    """Live copies of the logits of a batch, or of one tile, at the peak of a training step."""
+    eval_copies: float
+    """The same of an evaluation."""
+    rows: int = 0
+    """Further rows of logits: of the chunks of 128 tokens, three copies each, in which TRL measures the entropy."""
     tile: tuple[int, int] = _TRL_TILES
     """(tokens, vocabulary) of one tile."""
 
@@ -114,12 +117,12 @@ def head_of_trl(device: str) -> Head:
     """The way of the installed TRL, read from its files (nothing is imported); today's where no TRL is installed."""
     folder = _trl_folder()
     if folder and not (folder / "kernels" / "chunked_logprob.py").is_file():
-        return Head("full", _full_copies(folder / "trainer" / "dpo_trainer.py"))
+        return _whole_logits(folder / "trainer" / "dpo_trainer.py")
     if device == "cuda":
-        return Head("triton", 2)  # a tile of the forward pass and one of the backward pass, in the dtype of the products
-    # Forward: the tile, scaled logits, their exponentials. Backward: eight float32 tiles (the tile, scaled, over temperature, log p, p,
-    # gradient, one-hot, product) and the boolean one-hot.
-    return Head("torch", 8.25, SMALL_TILES)
+        return Head("triton", 2, 1)  # a tile of the forward pass and one of the backward pass, in the dtype of the products
+    # Backward: eight float32 tiles (the tile, scaled, over temperature, log p, p, gradient, one-hot, product) and a boolean one.
+    # Forward, as in an evaluation: the tile, scaled, exponentials, their product with the logits, and a boolean one.
+    return Head("torch", 8.25, 4.25, tile=SMALL_TILES)
 
 
 def _trl_folder() -> Path | None:
@@ -127,11 +130,22 @@ def _trl_folder() -> Path | None:
     return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 
 
-def _full_copies(trainer: Path) -> float:
+def _whole_logits(trainer: Path) -> Head:
+    """What a TRL that makes the whole logits keeps of them, by the words of its trainer; all measured but the last two."""
     text = trainer.read_text(encoding="utf-8") if trainer.is_file() else ""
-    if "selective_log_softmax" in text and not re.search(r"shift_logits = outputs\.logits.*\.contiguous\(\)", text):
-        return 3
-    return 4  # log_softmax of both models beside both logits; or logits and their shifted copies of both models
+    if "shift_logits = outputs.logits[..., :-1, :].contiguous()" in text:
+        # 0.29 to 1.5: both models' logits, the shifted copies of both, and the chosen half once more for its mean.
+        return Head("full", 4.5, 4.5)
+    if "entropy_from_logits" in text:
+        # Up to 1.15: both models' logits, and a flat copy for the entropy.
+        return Head("full", 3, 3, rows=3 * 128)
+    if "selective_log_softmax" in text:
+        # Up to 0.28: the logits, their gradient row by row, and the stack of these rows; forward: one, and half of it for its mean.
+        return Head("full", 3, 1.5)
+    if "policy_chosen_logits" in text:
+        # Up to 0.11: logits and log-softmax of the policy (kept for the loss) and of the reference.
+        return Head("full", 4, 3)
+    return Head("full", 3, 2)
 
 
 def _saved_per_token(facts: ModelFacts, width: int) -> float:
@@ -158,18 +172,19 @@ def _attention_matrix(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, wi
 
 def _head_bytes(facts: ModelFacts, head: Head, tokens: int, width: int) -> float:
     hidden = 2 * tokens * facts.hidden * 4  # the last hidden states and their gradient
+    return hidden + _logit_bytes(facts, head, head.copies, tokens, width)
+
+
+def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, width: int) -> float:
     if head.kind == "full":
-        return head.copies * tokens * facts.vocabulary * 4 + hidden
-    tile = min(tokens, head.tile[0]) * head.tile[1]
-    if head.kind == "triton":
-        return head.copies * tile * width + hidden
-    return head.copies * min(tokens, head.tile[0]) * min(facts.vocabulary, head.tile[1]) * 4 + hidden
+        return (copies * tokens + head.rows) * facts.vocabulary * 4
+    if head.kind == "triton":  # its buffer has the width of a tile whatever the vocabulary is
+        return copies * min(tokens, head.tile[0]) * head.tile[1] * width
+    return copies * min(tokens, head.tile[0]) * min(facts.vocabulary, head.tile[1]) * 4
 
 
 def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, width: int) -> float:
-    """No backward pass: one layer's forward and the head's, which is about half of its backward."""
+    """No backward pass, nothing kept: one layer's forward, or the head's."""
     tokens = 2 * recipe.per_device_eval_batch_size * recipe.max_length
     forward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
-    if head.kind == "full":
-        return max(forward, head.copies * tokens * facts.vocabulary * 4)
-    return max(forward, _head_bytes(facts, head, tokens, width) / 2)
+    return max(forward, tokens * facts.hidden * 4 + _logit_bytes(facts, head, head.eval_copies, tokens, width))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..environment.device import DevicePlan, choose_device
+from ..environment.hub_token import has_hub_token
 from ..environment.machine import Probe, probe_machine
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
 from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal
 from .choices import Choice, choices
-from .local import has_hub_token, local_config
+from .local import local_config
 from .memory import MemoryPlan, plan_memory
 
 _SHORTER = (256, 128)

@@ -18,8 +18,9 @@ from ..errors import TrainingError
 from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
-from .prompts import encode_pairs, to_trl_rows
-from .trl_api import build_trainer, total_steps
+from .prompts import encode_pairs
+from .settings import total_steps
+from .trl_api import build_trainer, readable_checkpoints
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RunResult:
     fingerprint: str
     choice: list[str] = field(default_factory=list)
     """How the model was chosen, in words; a fallback is said first."""
+    done_by_us: list[str] = field(default_factory=list)
+    """What the installed TRL lacks and was done another way, in words."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -51,7 +54,7 @@ class RunResult:
             told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
         names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
         told += [f"{label}: {self.final[key]:.3f}" for key, label in names.items() if key in self.final]
-        return [*told, f"アダプター / adapter: {self.adapter}"]
+        return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
 
 
 def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False) -> RunResult:
@@ -109,19 +112,18 @@ def _train(
                 f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
-    rows = {side: to_trl_rows(loaded.tokenizer, encoded.pairs) for side, encoded in sides.items()}
     watchers = (
         HistoryCallback(run.training / "history.jsonl"),
         FiniteGuard(),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
-    trainer = build_trainer(
-        recipe, loaded.plan, loaded.model, loaded.tokenizer, rows["train"], rows["eval"], run.training, watchers
-    )
+    pairs = (sides["train"].pairs, sides["eval"].pairs)
+    trainer, done_by_us = build_trainer(recipe, loaded.plan, loaded.model, loaded.tokenizer, *pairs, run.training, watchers)
     checkpoint = last_checkpoint(run.training) if resume else None
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with readable_checkpoints():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
     if not _evaluated_at(trainer.state.global_step, read_history(run.training / "history.jsonl")):
         trainer.evaluate()
@@ -139,6 +141,7 @@ def _train(
         dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
         fingerprint=fingerprint,
         choice=loaded.lines(),
+        done_by_us=done_by_us,
     )
 
 

@@ -14,7 +14,7 @@ from adslm_helpers.models.memory import GIB, OVERHEAD_GB, Head, head_of_trl, pla
 from adslm_helpers.recipe import load_recipe
 
 CPU = choose_device(load_recipe("tiny"), described_machine("cpu-16gb"))
-TILES = Head("torch", 8.25, (512, 4096))
+TILES = Head("torch", 8.25, 4.25, tile=(512, 4096))
 FACTS = CATALOG["Qwen/Qwen2.5-1.5B-Instruct"]
 MEASURED = Path(__file__).parents[2] / "docs" / "results" / "memory.json"
 
@@ -57,7 +57,7 @@ def test_4_bit_leaves_the_embedding_alone():
 def test_whole_logits_cost_what_tiles_save():
     recipe = load_recipe("tiny", per_device_train_batch_size=2, max_length=512)
     whole, large, small = (
-        plan_memory(FACTS, recipe, CPU, head).logits for head in (Head("full", 3), Head("torch", 8.25, (4096, 32768)), TILES)
+        plan_memory(FACTS, recipe, CPU, head).logits for head in (Head("full", 3, 1.5), Head("torch", 8.25, 4.25), TILES)
     )
     assert whole == pytest.approx(3 * 2048 * 151_936 * 4 / GIB, rel=0.02)
     assert whole > large > 4 * small
@@ -65,8 +65,8 @@ def test_whole_logits_cost_what_tiles_save():
 
 def test_a_large_evaluation_batch_is_the_peak():
     recipe = load_recipe("tiny", per_device_train_batch_size=1, max_length=512)
-    small = plan_memory(FACTS, recipe, CPU, Head("full", 3))
-    large = plan_memory(FACTS, replace(recipe, per_device_eval_batch_size=64), CPU, Head("full", 3))
+    small = plan_memory(FACTS, recipe, CPU, Head("full", 3, 1.5))
+    large = plan_memory(FACTS, replace(recipe, per_device_eval_batch_size=64), CPU, Head("full", 3, 1.5))
     assert large.evaluation > large.activations + large.logits and large.total > small.total
 
 
@@ -79,25 +79,28 @@ def test_eager_attention_keeps_its_matrices():
     assert eager.activations - fused.activations == pytest.approx(kept / GIB)
 
 
-@pytest.mark.parametrize(
-    ("files", "kind", "copies"),
-    [
-        ({"kernels/chunked_logprob.py": "", "trainer/dpo_trainer.py": ""}, "torch", 8.25),
-        ({"trainer/dpo_trainer.py": "per_token_logps = selective_log_softmax(logits, labels)"}, "full", 3),
-        ({"trainer/dpo_trainer.py": "shift_logits = outputs.logits[..., :-1, :].contiguous()\nselective_log_softmax"}, "full", 4),
-        ({"trainer/dpo_trainer.py": "shift_logits = outputs.logits[..., :-1, :]\nselective_log_softmax"}, "full", 3),
-        ({"trainer/dpo_trainer.py": "logits.log_softmax(-1)"}, "full", 4),
-    ],
-)
-def test_the_head_is_read_from_the_files_of_the_installed_trl(monkeypatch, tmp_path, files, kind, copies):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+TRAINERS = {
+    "1.16": ("from ..kernels import x", ("torch", 8.25, 4.25, 0)),
+    "1.9": ("shift_logits = outputs.logits[..., :-1, :]\nselective_log_softmax\nentropy_from_logits", ("full", 3, 3, 384)),
+    "0.29": ("shift_logits = outputs.logits[..., :-1, :].contiguous()\nentropy_from_logits", ("full", 4.5, 4.5, 0)),
+    "0.24": ("per_token_logps = selective_log_softmax(logits, labels)", ("full", 3, 1.5, 0)),
+    "0.9": ("logits.log_softmax(-1)\npolicy_chosen_logits", ("full", 4, 3, 0)),
+    "0.14": ("logits.log_softmax(-1)", ("full", 3, 2, 0)),
+}
+
+
+@pytest.mark.parametrize("version", TRAINERS)
+def test_the_head_is_read_from_the_files_of_the_installed_trl(monkeypatch, tmp_path, version):
+    words, expected = TRAINERS[version]
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "dpo_trainer.py").write_text(words)
+    if version == "1.16":
+        (tmp_path / "kernels").mkdir()
+        (tmp_path / "kernels" / "chunked_logprob.py").write_text("")
     monkeypatch.setattr(memory, "_trl_folder", lambda: tmp_path)
     head = head_of_trl("cpu")
-    assert (head.kind, head.copies) == (kind, copies)
-    if kind == "torch":
-        assert head_of_trl("cuda").kind == "triton"
+    assert (head.kind, head.copies, head.eval_copies, head.rows) == expected
+    assert (head_of_trl("cuda").kind == "triton") == (version == "1.16")
 
 
 def test_the_plan_meets_what_was_measured():
@@ -123,6 +126,6 @@ def predicted(row):
         gradient_checkpointing=row["checkpointing"], per_device_eval_batch_size=row["eval_batch"],
     )  # fmt: skip
     device = replace(CPU, dtype=row["dtype"], attention=row["attention"])
-    head = Head(row["head"]["kind"], row["head"]["copies"], tuple(row["head"]["tile"]))
+    head = Head(**{**row["head"], "tile": tuple(row["head"]["tile"])})
     plan = plan_memory(facts, recipe, device, head)
     return 1024 * (plan.total - plan.overhead)

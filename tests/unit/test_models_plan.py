@@ -22,11 +22,11 @@ SWALLOW_8B = "tokyotech-llm/Llama-3-Swallow-8B-Instruct-v0.1"
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """No token, an empty cache, today's TRL: whatever this computer has plays no part."""
-    tiles = {"cuda": Head("triton", 2)}
+    tiles = {"cuda": Head("triton", 2, 1)}
     monkeypatch.setattr(plan_module, "has_hub_token", lambda: False)
     monkeypatch.setattr("adslm_helpers.models.local._cached", lambda name: None)
     monkeypatch.setattr(
-        "adslm_helpers.models.memory.head_of_trl", lambda device: tiles.get(device, Head("torch", 8.25, (512, 4096)))
+        "adslm_helpers.models.memory.head_of_trl", lambda device: tiles.get(device, Head("torch", 8.25, 4.25, tile=(512, 4096)))
     )
 
 
