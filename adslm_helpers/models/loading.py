@@ -160,12 +160,10 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callabl
         if too_large := _too_large(name, facts_from_config(config), recipe, plan):
             return too_large
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
-        options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(plan), local_files_only=only_local, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, local_files_only=only_local, **_load_options(recipe, plan))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
-    if not recipe.load_in_4bit:
-        model = model.to(plan.device)
+    model = _keep_layout(model) if recipe.load_in_4bit else model.to(plan.device)
     notes = [note] if (note := ensure_chat_template(tokenizer, name)) else []
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -198,13 +196,17 @@ def _hub_answers() -> bool:
         return any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy"))
 
 
-def _dtype(plan: DevicePlan) -> Any:
+def _load_options(recipe: DpoRecipe, plan: DevicePlan) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` for precision and place. `torch_dtype`: transformers before 4.56 refuse `dtype`."""
     import torch
 
-    return getattr(torch, plan.dtype)
+    dtype = getattr(torch, plan.dtype)
+    # No device_map for whole weights: a bfloat16 checkpoint read as float32 straight onto an Apple GPU ends in a segmentation fault.
+    return _quantised(plan, dtype) if recipe.load_in_4bit else {"torch_dtype": dtype}
 
 
-def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
+def _quantised(plan: DevicePlan, dtype: Any) -> dict[str, Any]:
+    """NF4 with double quantisation; `dtype` is that of embeddings, norms and head, which stay unquantised."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -214,7 +216,23 @@ def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
-    return {"quantization_config": quantisation, "device_map": {"": plan.device}}
+    return {
+        "quantization_config": quantisation,
+        "device_map": {"": plan.device},
+        "torch_dtype": "auto" if plan.device == "mps" else dtype,  # the same fault: on MPS as the checkpoint has them
+    }
+
+
+def _keep_layout(model: Any) -> Any:
+    """Keeps bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU with AVX512-BF16.
+
+    The packed layout is for inference only: it is not turned back when training goes on, has no gradient (a layer with a bias raises
+    RuntimeError, one without loses it), and rounds the scales to bfloat16, so that a model answers otherwise after an evaluation.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:
