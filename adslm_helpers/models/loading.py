@@ -197,16 +197,19 @@ def _hub_answers() -> bool:
 
 
 def _load_options(recipe: DpoRecipe, plan: DevicePlan) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` for precision and place. `torch_dtype`: transformers before 4.56 refuse `dtype`."""
+    """Keyword arguments of `from_pretrained` for precision and place."""
     import torch
+    from transformers import PretrainedConfig
 
-    dtype = getattr(torch, plan.dtype)
-    # No device_map for whole weights: a bfloat16 checkpoint read as float32 straight onto an Apple GPU ends in a segmentation fault.
-    return _quantised(plan, dtype) if recipe.load_in_4bit else {"torch_dtype": dtype}
+    name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"  # renamed in transformers 4.56
+    if recipe.load_in_4bit:
+        # Onto an Apple GPU only in the checkpoint's own dtype: read as another one straight onto it ends in a segmentation fault.
+        return {name: "auto" if plan.device == "mps" else getattr(torch, plan.dtype), **_quantised(plan)}
+    return {name: getattr(torch, plan.dtype)}  # and no device_map, for the same reason
 
 
-def _quantised(plan: DevicePlan, dtype: Any) -> dict[str, Any]:
-    """NF4 with double quantisation; `dtype` is that of embeddings, norms and head, which stay unquantised."""
+def _quantised(plan: DevicePlan) -> dict[str, Any]:
+    """NF4 with double quantisation; embeddings, norms and head stay as they are."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -216,11 +219,7 @@ def _quantised(plan: DevicePlan, dtype: Any) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
-    return {
-        "quantization_config": quantisation,
-        "device_map": {"": plan.device},
-        "torch_dtype": "auto" if plan.device == "mps" else dtype,  # the same fault: on MPS as the checkpoint has them
-    }
+    return {"quantization_config": quantisation, "device_map": {"": plan.device}}
 
 
 def _keep_layout(model: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..errors import TrainingError
 from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
+from .preflight import checked_trainer
 from .prompts import encode_pairs, to_trl_rows
 from .trl_api import build_trainer, total_steps
 
@@ -38,6 +39,8 @@ class RunResult:
     fingerprint: str
     choice: list[str] = field(default_factory=list)
     """How the model was chosen, in words; a fallback is said first."""
+    preflight: dict[str, Any] = field(default_factory=dict)
+    """The precision that was trained in, and why the ones before it were rejected."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -77,7 +80,7 @@ def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: 
         notes["model"] = loaded.name
         result = _train(run, recipe, loaded, callbacks, fingerprint, resume=resumable)
         write_json(run.training / "result.json", asdict(result))
-        notes["final"] = result.final
+        notes |= {"final": result.final, "preflight": result.preflight}
     return result
 
 
@@ -116,9 +119,15 @@ def _train(
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
-    trainer = build_trainer(
-        recipe, loaded.plan, loaded.model, loaded.tokenizer, rows["train"], rows["eval"], run.training, watchers
-    )
+
+    def build(one: LoadedModel) -> Any:
+        return build_trainer(recipe, one.plan, one.model, one.tokenizer, rows["train"], rows["eval"], run.training, watchers)
+
+    trainer, loaded, report = checked_trainer(recipe, loaded, build)
+    write_json(run.training / "preflight.json", report.to_dict())
+    if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
+        write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
+        run.update(model=loaded.record())
     checkpoint = last_checkpoint(run.training) if resume else None
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -139,6 +148,7 @@ def _train(
         dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
         fingerprint=fingerprint,
         choice=loaded.lines(),
+        preflight=report.summary(),
     )
 
 
