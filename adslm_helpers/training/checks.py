@@ -26,6 +26,7 @@ _PAIRS = 32
 _SCORED = 32
 _PROMPT = 48
 _ANSWER = 8
+_LIKELIEST = 8
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _same_as_cpu(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> Chec
 def _left_padding(model: Any, prompt_ids: list[int], tokenizer: Any, plan: DevicePlan) -> Check:
     """A short prompt beside a longer one, padded on the left, against the same prompt alone.
 
-    Measured where the two answers part: how much less likely the padded batch's token is, alone. An equal answer gives 0.
+    Measured: the log-probabilities of the likeliest tokens, step by step for as long as both say the same.
     """
     import torch
 
@@ -200,31 +201,32 @@ def _left_padding(model: Any, prompt_ids: list[int], tokenizer: Any, plan: Devic
     mask[1, : len(padding)] = 0
     model.eval()
     with torch.no_grad(), _autocast(model, plan):
-        together, both_finite = _greedy(model, padded, mask, tokenizer)
-        alone, one_finite = _greedy(model, padded[1:, len(padding) :], mask[1:, len(padding) :], tokenizer)
-        logits = model(input_ids=torch.tensor([[*short, *alone[0]]], device=model.device), use_cache=False).logits[0]
-    logps = logits[len(short) - 1 :].float().log_softmax(-1)
-    steps = zip(logps, together[1], alone[0], strict=False)  # the padded row goes on after its end
-    parting = [(at[theirs] - at[ours]).item() for at, ours, theirs in steps if ours != theirs]
-    gap = (parting or [0.0])[0] if both_finite and one_finite else math.inf
+        together, there = _greedy(model, padded, mask, tokenizer)
+        alone, here = _greedy(model, padded[1:, len(padding) :], mask[1:, len(padding) :], tokenizer)
+    off = [0.0 if bool(step.amax(-1).isfinite().all()) else math.inf for step in (*there, *here)]  # NaN is answered by token 0
+    for ours, theirs, beside, by_itself in zip(there, here, together[1], alone[0], strict=False):
+        likeliest = theirs[0].topk(min(_LIKELIEST, theirs.shape[-1])).indices
+        off.append((ours[1].log_softmax(-1) - theirs[0].log_softmax(-1))[likeliest].abs().max().item())
+        if beside != by_itself:
+            break
     ja, en = "左詰めの2行での生成と1行での生成の違い（nats）", "a left-padded batch of two against one row alone, in nats"
-    return _measure("left_padding", gap, _logp_limit(plan), ja, en)
+    return _measure("left_padding", max(off), _logp_limit(plan), ja, en)
 
 
-def _greedy(model: Any, input_ids: Tensor, attention_mask: Tensor, tokenizer: Any) -> tuple[list[list[int]], bool]:
-    """The new tokens of every row, and whether every step had numbers to choose by (from NaN comes token 0: "!!!!" or nothing)."""
+def _greedy(model: Any, input_ids: Tensor, attention_mask: Tensor, tokenizer: Any) -> tuple[list[list[int]], list[Tensor]]:
+    """The new tokens of every row, and what each step chose by, [B, V] in float32."""
     output = model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
         max_new_tokens=_ANSWER,
         do_sample=False,
+        repetition_penalty=1.0,  # a model's own would count the padding as said
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         output_scores=True,
         return_dict_in_generate=True,
     )
-    finite = all(bool(step.amax(-1).isfinite().all()) for step in output.scores)
-    return output.sequences[:, input_ids.shape[1] :].tolist(), finite
+    return output.sequences[:, input_ids.shape[1] :].tolist(), [step.float() for step in output.scores]
 
 
 def _forward(model: Any, batch: dict[str, Tensor], device: Any = None) -> tuple[Tensor, int]:

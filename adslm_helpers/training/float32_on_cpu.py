@@ -17,8 +17,10 @@ def float32_on_cpu(model: Any) -> Iterator[None]:
     away: dict[int, list] = {}
     handles, placed = [], []
 
-    def come(module: Any, inputs: tuple) -> None:
+    def come(module: Any, inputs: tuple) -> tuple:
         away[id(module)] = _to_cpu(module)
+        # LoRA casts what it reads to the dtype that its weights have while they are away.
+        return tuple(x.float() if getattr(x, "is_floating_point", bool)() else x for x in inputs)
 
     def go(module: Any, inputs: tuple, output: Any) -> None:
         _restore(away.pop(id(module), []))

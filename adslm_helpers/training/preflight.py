@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..environment.device import DevicePlan
-from ..errors import ModelError, TrainingError
+from ..environment.device import DevicePlan, choose_device
+from ..environment.machine import probe_machine
+from ..errors import ModelError, RecipeError, TrainingError
 from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from .checks import Check, run_checks
@@ -75,22 +76,22 @@ def describe_precision(plan: DevicePlan) -> str:
     return f"{plan.dtype} + {amp} AMP" if amp else plan.dtype
 
 
-def precisions(plan: DevicePlan) -> list[DevicePlan]:
-    """The plan and what is tried after it: float32 all through, and on an Apple GPU bfloat16 where float32 was first.
+def precisions(recipe: DpoRecipe, plan: DevicePlan) -> list[DevicePlan]:
+    """The plan, and what is tried when it fails: float32 all through; on an Apple GPU that has it, bfloat16 where float32 was first.
 
-    A float16 or bfloat16 that fails has no better neighbour: on CUDA bfloat16 AMP -> float32, on T4 and V100 float16 AMP -> float32.
+    On CUDA that is bfloat16 AMP -> float32, on T4 and V100 float16 AMP -> float32.
     """
-    plain = replace(
-        plan,
-        dtype="float32",
-        bf16=False,
-        fp16=False,
-        reason_ja="学習前の確認で、はじめの精度が使えないと分かったためです。",
-        reason_en="The pre-flight found that the first choice does not work here.",
-    )
+    ja, en = "はじめの精度が学習前の確認に通らなかったためです。", "The first choice did not pass the pre-flight."
+    plain = replace(plan, dtype="float32", bf16=False, fp16=False, reason_ja=ja, reason_en=en)
     if describe_precision(plan) != "float32":
         return [plan, plain]
-    return [plan, replace(plain, dtype="bfloat16")] if plan.device == "mps" else [plan]
+    if plan.device != "mps":
+        return [plan]
+    try:
+        choose_device(replace(recipe, device="mps", dtype="bfloat16"), probe_machine())
+    except RecipeError:  # macOS or torch is too old for bfloat16 there
+        return [plan]
+    return [plan, replace(plain, dtype="bfloat16")]
 
 
 def checked_trainer(
@@ -102,7 +103,7 @@ def checked_trainer(
     `build` left. Raises TrainingError with the table of all failed checks when no precision passes.
     """
     seconds, rejected = 0.0, []
-    for plan in precisions(loaded.plan):
+    for plan in precisions(recipe, loaded.plan):
         if plan is not loaded.plan:
             try:
                 loaded = _load_again(recipe, loaded, plan)
