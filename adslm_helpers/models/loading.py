@@ -149,6 +149,19 @@ def _too_large(name: str, facts: ModelFacts | None, recipe: DpoRecipe, plan: Dev
     )
 
 
+def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
+    """A Skipped when the recipe's texts have more tokens than the model has learned positions for (GPT-2's family, not rotary ones)."""
+    positions = getattr(config, "n_positions", None)
+    asked = max(recipe.max_length, recipe.max_prompt_length + recipe.max_new_tokens)
+    if positions is None or asked <= positions:
+        return None
+    return Skipped(
+        name,
+        f"このモデルが読めるのは {positions} トークンまでですが、レシピは {asked} です（max_length か max_new_tokens を小さく）",
+        f"reads {positions} tokens at most, the recipe asks for {asked} (lower max_length or max_new_tokens)",
+    )
+
+
 def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool]) -> LoadedModel | Skipped:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -159,6 +172,8 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callabl
         config = AutoConfig.from_pretrained(where, local_files_only=only_local)
         if too_large := _too_large(name, facts_from_config(config), recipe, plan):
             return too_large
+        if too_long := _too_long(name, config, recipe):
+            return too_long
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
         model = AutoModelForCausalLM.from_pretrained(where, local_files_only=only_local, **_load_options(recipe, plan))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
