@@ -10,10 +10,11 @@ from typing import Any
 
 from ..errors import ExportError, ModelError
 from ..models.loading import LoadedModel
+from ..models.portable import fix_model_config, fix_tokenizer_config, fix_tokenizer_file
 from ..models.tuned import ADAPTER_FILES, load_tuned
 from ..recipe import DpoRecipe
 from ..run import Run, write_json
-from .public import fix_adapter_config, fix_model_config, fix_tokenizer_config, public_name
+from .public import fix_adapter_config, public_name
 
 EVALUATION_FILES = ("metrics.json", "comparisons.jsonl", "report.html")
 
@@ -106,3 +107,4 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
         backend.no_truncation()
     tokenizer.save_pretrained(folder)
     fix_tokenizer_config(folder / "tokenizer_config.json")
+    fix_tokenizer_file(folder / "tokenizer.json")

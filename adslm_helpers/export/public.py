@@ -7,12 +7,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..run import Run, read_json, write_json, write_text
 
 # What transformers notes about the place a tokenizer was loaded from; it would make a later load look there.
-_LOCAL_KEYS = ("name_or_path", "local_files_only", "is_local")
 _TEXT_FILES = (".json", ".jsonl", ".html", ".md")
 _LEFT_ALONE = ("tokenizer.json", "vocab.json")  # vocabularies: no paths in them, and not one letter may change
 
@@ -70,36 +68,3 @@ def clean_folder(folder: Path, paths: Sequence[tuple[str, str]]) -> None:
 def fix_adapter_config(path: Path, base: str) -> None:
     """Names the base model by `base`; PEFT had written the folder it was loaded from."""
     write_json(path, {**read_json(path), "base_model_name_or_path": base})
-
-
-def fix_tokenizer_config(path: Path) -> None:
-    """Drops what is true on this machine only, and names classes and lists as transformers 4 knows them too."""
-    config = {key: value for key, value in read_json(path).items() if key not in _LOCAL_KEYS}
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(config.get("extra_special_tokens"), list):  # transformers 4 expects a dict under this name, and crashes
-        config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    write_json(path, config)
-
-
-def fix_model_config(path: Path) -> None:
-    """Writes at top level what transformers 5 no longer does and others still read.
-
-    Without `rope_theta` Ollama's importer reads 0 (NaN logits) and transformers 4 silently takes 10000.
-    """
-    config = read_json(path)
-    write_json(path, {**config, **_older_keys(config)})
-
-
-def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
-    rope = config.get("rope_parameters") or {}
-    found: dict[str, Any] = {}
-    if "rope_theta" in rope:
-        found["rope_theta"] = rope["rope_theta"]
-    if config.get("model_type") == "gpt_neox" and rope:
-        # transformers 4 has other names here, and its default share (0.25) is not what every model was trained with.
-        found["rotary_emb_base"] = rope.get("rope_theta", 10000)
-        found["rotary_pct"] = rope.get("partial_rotary_factor", 1.0)
-    if config.get("model_type") == "gpt2":
-        found["n_ctx"] = config.get("n_positions", 1024)
-    return {key: value for key, value in found.items() if key not in config}

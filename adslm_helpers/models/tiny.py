@@ -21,6 +21,7 @@ from ..dataset.samples import corpus, draw_brief
 from ..run import read_json, write_json, write_text
 from ..text.rubric import judge
 from .generation import generate_texts
+from .portable import fix_model_config, fix_tokenizer_config, fix_tokenizer_file
 from .templates import render_prompt
 
 VOCABULARY = 2048
@@ -197,15 +198,12 @@ def save_tiny_model(model: Any, tokenizer: Any, facts: dict, measured: dict, tar
     model.save_pretrained(target, safe_serialization=True)
     tokenizer.backend_tokenizer.no_padding()  # generating leaves its padding in the file
     tokenizer.save_pretrained(target)
-    # Readable by transformers 4 as well, which knows neither version 5's tokenizer class nor its separate template file.
+    # The templates' own file is unknown to transformers 4; the folder is to be read from 4.38 on.
     config = read_json(target / "tokenizer_config.json")
-    write_json(
-        target / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT_TEMPLATE}
-    )
-    config = read_json(target / "config.json")
-    write_json(
-        target / "config.json", {**config, "rope_theta": config["rope_parameters"]["rope_theta"], "torch_dtype": "float32"}
-    )
+    write_json(target / "tokenizer_config.json", {**config, "chat_template": CHAT_TEMPLATE})
+    fix_tokenizer_config(target / "tokenizer_config.json")
+    fix_tokenizer_file(target / "tokenizer.json")
+    fix_model_config(target / "config.json")
     write_json(target / "training_facts.json", {"training": facts, "measured": measured})
     write_text(target / "README.md", _card(facts, measured))
 
