@@ -17,8 +17,9 @@ from adslm_helpers.recipe import DpoRecipe, recipe_from_dict
 from adslm_helpers.run import read_json
 from adslm_helpers.training import preflight
 from adslm_helpers.training import train as train_module
-from adslm_helpers.training.checks import _read_pair, run_checks, trainer_pairs
+from adslm_helpers.training.checks import run_checks
 from adslm_helpers.training.preflight import PreflightReport, checked_trainer, describe_precision, precisions
+from adslm_helpers.training.scored_pairs import read_pair, trainer_pairs
 from adslm_helpers.training.train import train
 
 NAMES = ["one_eos", "adapter_dtype", "finite_no_grad", "finite_with_grad", "ln_2", "same_as_cpu", "left_padding"]
@@ -340,7 +341,7 @@ def test_pairs_are_the_same_from_all_three_layouts_of_trl():
         "rejected_labels": t([[-100, -100, 7, 9, -100]]), "prompt_input_ids": t([[5, 6]]), "prompt_attention_mask": t([[1, 1]]),
     }  # fmt: skip
     for batch in (newest, apart, labelled):
-        pair = _read_pair(batch)
+        pair = read_pair(batch)
         assert (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) == ([5, 6], [7, 8, 9], [7, 9])
 
 
