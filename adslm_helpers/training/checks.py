@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..environment.device import DevicePlan
+from ..models.generation import left_padding_works
 from .float32_on_cpu import float32_on_cpu
 from .maths import dpo_loss
 from .prompts import EncodedPair, collate
@@ -165,6 +166,10 @@ def _left_padding(model: Any, prompt_ids: list[int], tokenizer: Any, plan: Devic
     """
     import torch
 
+    limit = _FLOAT32_LIMIT if plan.compute_dtype == "float32" else _TOKEN_LIMIT_16_BIT
+    if not left_padding_works(model):
+        ja, en = "この torch の MPS では1行ずつ生成します", "with this torch, prompts are answered one by one on MPS"
+        return Check("left_padding", True, None, limit, ja, en)
     longer = prompt_ids[-_PROMPT:]
     short = longer[len(longer) // 2 :]
     padding = [tokenizer.pad_token_id] * (len(longer) - len(short))
@@ -182,7 +187,6 @@ def _left_padding(model: Any, prompt_ids: list[int], tokenizer: Any, plan: Devic
         if beside != by_itself:
             break
     ja, en = "左詰めの2行での生成と1行での生成の違い（nats）", "a left-padded batch of two against one row alone, in nats"
-    limit = _FLOAT32_LIMIT if plan.compute_dtype == "float32" else _TOKEN_LIMIT_16_BIT
     return _measure("left_padding", max(off), limit, ja, en)
 
 

@@ -236,6 +236,18 @@ def test_padding_that_changes_the_answer(built):
     assert failed(trainer, loaded) == ["left_padding"]
 
 
+def test_where_padding_is_known_not_to_work_it_is_not_asked(built, monkeypatch):
+    """torch before 2.9 on an Apple GPU: a training must not be refused for a batch that is never made there."""
+    from adslm_helpers.training import checks
+
+    _, loaded, build = built()
+    trainer = build(loaded)
+    trainer.model.generate = lambda **options: pytest.fail("generated")
+    monkeypatch.setattr(checks, "left_padding_works", lambda model: False)
+    check = run_checks(trainer, loaded.tokenizer, loaded.plan)[-1]
+    assert check.ok and check.measured is None and "one by one" in check.en
+
+
 def test_a_generation_from_nan(built):
     """Greedy decoding of NaN gives token 0, '!' or nothing, without an error."""
     _, loaded, build = built()
