@@ -13,6 +13,7 @@ from ..environment.machine import probe_machine
 from ..errors import ModelError, RecipeError, TrainingError
 from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
+from ..run import Run, read_json
 from .checks import Check, run_checks
 
 # Tokens are the same in every precision: loading the model again would only cost time.
@@ -68,6 +69,13 @@ class PreflightReport:
             "checks": [check.name for check in self.checks],
             "rejected": rejected,
         }
+
+
+def read_preflight(run: Run) -> PreflightReport:
+    """The report of the run's last training; raises RunError where there is none."""
+    values = read_json(run.training / "preflight.json")
+    checks, rejected = (tuple(kind(**one) for one in values[key]) for key, kind in (("checks", Check), ("rejected", Rejected)))
+    return PreflightReport(values["dtype"], checks, rejected, values["seconds"])
 
 
 def describe_precision(plan: DevicePlan) -> str:

@@ -18,7 +18,7 @@ from adslm_helpers.run import read_json
 from adslm_helpers.training import preflight
 from adslm_helpers.training import train as train_module
 from adslm_helpers.training.checks import run_checks
-from adslm_helpers.training.preflight import PreflightReport, checked_trainer, describe_precision, precisions
+from adslm_helpers.training.preflight import PreflightReport, checked_trainer, describe_precision, precisions, read_preflight
 from adslm_helpers.training.scored_pairs import read_pair, trainer_pairs
 from adslm_helpers.training.train import train
 
@@ -74,7 +74,7 @@ def test_every_training_is_preceded_by_all_checks_and_says_so(run, recipe):
     written = read_json(run.training / "preflight.json")
     assert [check["name"] for check in written["checks"]] == NAMES and written["ok"]
     assert written["dtype"] == "float32" and written["rejected"] == []
-    assert result.preflight["checks"] == NAMES
+    assert result.preflight["checks"] == NAMES and read_preflight(run).to_dict() == written
     assert run.manifest()["steps"]["training"]["preflight"]["dtype"] == "float32"
 
 
