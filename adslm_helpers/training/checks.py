@@ -27,7 +27,7 @@ _LN2_LIMIT = 1e-3
 _PAIRS = 32
 # Of each response so many tokens are scored, and so many are answered: with a vocabulary of 150,000 the logits of a whole batch
 # would need more memory than the training itself, which scores in tiles.
-_SCORED = 32
+_SCORED = 16
 _PROMPT = 48
 _ANSWER = 8
 _LIKELIEST = 8

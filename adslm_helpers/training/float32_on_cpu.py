@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
+
+# Of a head with 150,000 rows so many are in float32 at a time.
+_ROWS = 8192
 
 
 @contextlib.contextmanager
 def float32_on_cpu(model: Any) -> Iterator[None]:
     """Inside, `model` takes CPU tensors and computes in float32 on the CPU, wherever its weights are and whatever their dtype.
 
-    The extra memory is one layer's weights in float32. Weights and buffers are the same objects with the same bits afterwards, also
-    after an error. Under `torch.no_grad()` only.
+    The extra memory is one layer's weights in float32, of a head or an embedding only a part. Weights and buffers are the same
+    objects with the same bits afterwards, also after an error. Under `torch.no_grad()` only.
     """
     away: dict[int, list] = {}
     handles, placed = [], []
@@ -30,8 +34,8 @@ def float32_on_cpu(model: Any) -> Iterator[None]:
         if hasattr(hook, "execution_device"):
             placed.append((hook, hook.execution_device))
             hook.execution_device = "cpu"
-        if hasattr(getattr(module, "weight", None), "quant_state"):
-            handles.append(_Replaced(module))
+        if forward := _replacement(module):
+            handles.append(_Replaced(module, forward))
         elif _own(module):
             handles += [module.register_forward_pre_hook(come), module.register_forward_hook(go)]
     try:
@@ -46,26 +50,50 @@ def float32_on_cpu(model: Any) -> Iterator[None]:
 
 
 class _Replaced:
-    """A 4-bit layer that multiplies with its dequantised weights."""
+    """A layer with another forward until `remove`."""
 
-    def __init__(self, module: Any):
-        self.module = module
-        self.forward = module.__dict__.get("forward")  # accelerate may have put its own there
-        module.forward = self._forward
-
-    def _forward(self, x: Any) -> Any:
-        from bitsandbytes.functional import dequantize_4bit
-        from torch.nn.functional import linear
-
-        weight = dequantize_4bit(self.module.weight.data, self.module.weight.quant_state)
-        bias = self.module.bias
-        return linear(x, weight.cpu().float(), None if bias is None else bias.cpu().float())
+    def __init__(self, module: Any, forward: Any):
+        self.module, self.own = module, module.__dict__.get("forward")  # accelerate may have put its own there
+        module.forward = functools.partial(forward, module)
 
     def remove(self) -> None:
-        if self.forward is None:
+        if self.own is None:
             del self.module.forward
         else:
-            self.module.forward = self.forward
+            self.module.forward = self.own
+
+
+def _replacement(module: Any) -> Any:
+    """A forward for the large kinds of layers that needs less than the whole weight in float32; None for all others."""
+    from torch import nn
+
+    if hasattr(getattr(module, "weight", None), "quant_state"):
+        return _four_bit
+    return {nn.Linear: _linear, nn.Embedding: _embedding}.get(type(module))
+
+
+def _four_bit(module: Any, x: Any) -> Any:
+    from bitsandbytes.functional import dequantize_4bit
+    from torch.nn.functional import linear
+
+    weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+    return linear(x.float(), weight.cpu().float(), None if module.bias is None else module.bias.cpu().float())
+
+
+def _linear(module: Any, x: Any) -> Any:
+    import torch
+
+    x = x.float()
+    outputs = torch.empty(
+        *x.shape[:-1], module.weight.shape[0]
+    )  # made first: between the parts it would keep their memory from reuse
+    for start in range(0, module.weight.shape[0], _ROWS):
+        outputs[..., start : start + _ROWS] = x @ module.weight[start : start + _ROWS].cpu().float().T
+    return outputs if module.bias is None else outputs + module.bias.cpu().float()
+
+
+def _embedding(module: Any, ids: Any) -> Any:
+    return module.weight[ids.to(module.weight.device)].cpu().float()
 
 
 def _own(module: Any) -> list[Any]:
