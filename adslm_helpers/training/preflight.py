@@ -120,7 +120,7 @@ def checked_trainer(
                 continue
         trainer = build(loaded)
         started = time.monotonic()
-        checks = run_checks(trainer, loaded.tokenizer, plan)
+        checks = _looked_at(trainer, loaded.tokenizer, plan)
         seconds += time.monotonic() - started
         failed = [check for check in checks if not check.ok]
         if not failed:
@@ -132,6 +132,15 @@ def checked_trainer(
             break
         del trainer
     raise _nothing_left(rejected)
+
+
+def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
+    """The checks; where torch gives up (no kernel for this dtype, no memory), one that failed and says so."""
+    try:
+        return run_checks(trainer, tokenizer, plan)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:160]
+        return [Check("runs", False, None, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
 
 
 def _load_again(recipe: DpoRecipe, loaded: LoadedModel, plan: DevicePlan) -> LoadedModel:

@@ -41,7 +41,7 @@ class Watch(TrainerCallback):
         self.after = {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def save_model(kind, tokenizer, folder):
+def save_model(kind, tokenizer, folder, **wider):
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AutoConfig.for_model(
         kind,
@@ -50,7 +50,7 @@ def save_model(kind, tokenizer, folder):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **({} if kind == "gpt2" else {"max_position_embeddings": 512}),
-        **{**shape, **SHAPES[kind]},
+        **{**shape, **SHAPES[kind], **wider},
     )
     torch.manual_seed(4)
     model = AutoModelForCausalLM.from_config(config)

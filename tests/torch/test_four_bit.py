@@ -25,6 +25,8 @@ from adslm_helpers.training.checks import run_checks
 from adslm_helpers.training.float32_on_cpu import float32_on_cpu
 from adslm_helpers.training.train import train
 
+from .test_architectures import SHAPES, save_model
+
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this machine")
 
 ROWS = sample_pairs(36, seed=3)
@@ -282,3 +284,47 @@ def _with_compute(loaded, dtype):
     for module in layers(loaded.model).values():
         module.compute_dtype = dtype
     return loaded
+
+
+# --- every architecture ---------------------------------------------------------------------------------------------
+
+
+def round_to_4_bit(folder, recipe):
+    """Rewrites the model in `folder` with the weights that its 4-bit form has: quantising it again changes next to nothing."""
+    from transformers import AutoModelForCausalLM
+
+    quantised = layers(load_model(recipe).model)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name, module in quantised.items():
+        weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        target = model.get_submodule(name)
+        target.weight.data = (weight if isinstance(target, torch.nn.Linear) else weight.T).contiguous()  # Conv1D: [in, out]
+    model.save_pretrained(folder)
+    return quantised
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_every_architecture_in_4_bit_to_the_export(kind, tokenizer, tmp_path):
+    """The road for a T4 has gpt2 models on its list: their Conv1D becomes a 4-bit linear layer, and is Conv1D again in the export.
+
+    With a base whose weights 4 bit can hold, nothing but a mistake (a transposed adapter, a lost layer) can tell the export apart.
+    """
+    save_model(kind, tokenizer, tmp_path / "base", hidden_size=64, intermediate_size=128, n_inner=128)
+    run = make_run(tmp_path / "runs", "arch")
+    recipe = recipe_from_dict(
+        {
+            "preset": "smoke", "models": [str(tmp_path / "base")], "fallback": False, "device": "cpu", "load_in_4bit": True,
+            "learning_rate": 2e-3, "max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
+            "per_device_eval_batch_size": 8, "max_length": 256, "max_prompt_length": 200, "logging_steps": 1, "evals_per_run": 3,
+            "max_new_tokens": 12, "save_steps": 10,
+        }
+    )  # fmt: skip
+    quantised = round_to_4_bit(tmp_path / "base", recipe)
+    assert len(quantised) == 2 * {"gpt2": 4, "gpt_neox": 4}.get(kind, 7)
+    assert not any(name.endswith(("lm_head", "embed_out")) for name in quantised)
+    result = train(run, recipe)
+    assert losses(run)[0] == pytest.approx(math.log(2), abs=1e-5) and math.isfinite(result.final["eval_loss"])
+    verified = export_run(run, tmp_path / "out").verified
+    assert verified.merged_difference < 0.02 * verified.adapter_effect
+    assert verified.four_bit.effect_difference < 0.02, "0.001 to 0.003 measured; sqrt(2) if the adapter lay the other way round"
+    assert verified.four_bit.changed_texts <= 1, "a near tie"

@@ -129,6 +129,19 @@ def test_a_precision_that_gives_nan_is_replaced_and_the_run_says_why(run, recipe
     assert train(run, changed(recipe, dtype="bfloat16", max_steps=2)).reused
 
 
+def test_a_precision_without_a_kernel_is_replaced_too(run, recipe, monkeypatch):
+    """MPS before macOS 14 has no bfloat16; older CPUs lack half the float16 operations."""
+
+    def no_kernel(output):
+        raise RuntimeError("\"addmm_impl\" not implemented for 'BFloat16'")
+
+    break_when(monkeypatch, "bfloat16", no_kernel)
+    result = train(run, changed(recipe, dtype="bfloat16", max_steps=1))
+    assert result.preflight["dtype"] == "float32"
+    assert "runs: the computation stopped" in result.preflight["rejected"][0]["reason"]
+    assert "not implemented for 'BFloat16'" in result.preflight["rejected"][0]["reason"]
+
+
 def test_when_every_precision_fails_nothing_is_trained_and_the_table_is_shown(run, recipe, monkeypatch):
     monkeypatch.setattr(train_module, "load_model", _always_broken)
     monkeypatch.setattr(preflight, "load_model", _always_broken)
