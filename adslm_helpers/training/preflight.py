@@ -140,7 +140,7 @@ def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
         return run_checks(trainer, tokenizer, plan)
     except RuntimeError as error:
         text = " ".join(str(error).split())[:160]
-        return [Check("runs", False, None, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
+        return [Check("runs", False, 1.0, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
 
 
 def _load_again(recipe: DpoRecipe, loaded: LoadedModel, plan: DevicePlan) -> LoadedModel:
