@@ -210,17 +210,21 @@ def recipe(case: Case) -> Any:
 
 def train(case: Case) -> None:
     """Two steps and an evaluation through the package's own trainer. The peak is counted from the moment the model is there."""
-    from adslm_helpers.models.tiny import build_tokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     from adslm_helpers.training.prompts import EncodedPair
     from adslm_helpers.training.trl_api import build_trainer
 
-    tokenizer = build_tokenizer(
-        iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
+    words = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(["<pad>", "</s>", *"abcdefgh"])}, unk_token="a")
     )
-    prompt, eos = [5] * 8, tokenizer.eos_token_id
-    chosen = [7] * (case.length - len(prompt) - 1) + [eos]
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
+    prompt = [5] * 8
+    chosen = [7] * (case.length - len(prompt) - 1) + [tokenizer.eos_token_id]
     rejected = chosen[-(case.length // 2) :] if case.padded else chosen
-    pairs = [EncodedPair(prompt, chosen, rejected, "家計簿", "今すぐ試す", "毎日の支出", 0)]
+    pairs = [EncodedPair(prompt, chosen, rejected, "a", "b", "c", 0)]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
@@ -252,7 +256,12 @@ def build(case: Case, folder: str) -> Any:
         return model
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            # A view of the file, which stays mapped as a whole: pages that the system takes back on demand, and no need of the model.
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def set_tiles(small: bool) -> None:
