@@ -343,10 +343,25 @@ PAGE = """# メモリ計画と実測 / The memory plan against measurements
 Before anything is downloaded the plan estimates memory from the model's config alone. This table compares it with what was measured.
 
 {date}, {machine}, `make memory-check` (`scripts/memory_check.py`). Random models of Qwen2, GPT-2 and GPT-NeoX shape, LoRA rank 16, two DPO
-steps and an evaluation in a fresh process. Both columns are the peak above the loaded libraries.
+steps and an evaluation by the package's own trainer, each in a fresh process. Both columns are the peak above the loaded libraries (which
+take 0.5 GiB), so that their size cannot hide an error. "ckpt": activations are recomputed. A pair counts twice in a batch.
 
 {table}
 
+No factor was fitted to these rows: every term counts tensors that the code of torch, peft and trl keeps (`adslm_helpers/models/memory.py`).
+The largest difference between versions is what TRL keeps of the logits, in copies of [2 x batch x length, vocabulary]:
+
+| TRL | training | evaluation | what is kept |
+|---|---|---|---|
+| 0.7, 0.8 | 5 | 4 | logits of both models, log-softmax of both, a copy of a slice |
+| 0.9 - 0.11 | 5.5 | 4 | the same, and the log-softmax of the chosen half |
+| 0.12 - 0.14 | 3 | 2 | log-softmax of the policy, logits and log-softmax of the reference |
+| 0.15 - 0.28 | 3 | 1.5 | logits, their gradient by rows, and the stack of these rows |
+| 0.29 - 1.5 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
+| 1.9 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
+| 1.16 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
+
+A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.
 Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.
 """
 

@@ -19,7 +19,8 @@ from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_tar
 from .generation import generate_texts
 from .local import local_config
 from .memory import plan_memory
-from .plan import Skipped, does_not_fit, gated, no_model, plan_model, wrong_architecture
+from .plan import does_not_fit, plan_model
+from .skipped import Skipped, gated, no_model, too_long, wrong_architecture
 from .templates import ensure_chat_template
 from .tiny import embedded_model_path
 
@@ -127,9 +128,11 @@ def _device_for(name: str, recipe: DpoRecipe, probe: Probe) -> DevicePlan:
 
 
 def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: DevicePlan, training: bool) -> Skipped | None:
-    """A Skipped for what is known before the model is asked for: it cannot fit, or it is gated and there is no token."""
+    """A Skipped for what is known before the model is asked for: it cannot fit, cannot read so much, or is gated and there is no token."""
     if facts is None:
         return None
+    if facts.positions and (refused := too_long(name, facts.positions, recipe)):
+        return refused
     if device.usable_gb is not None:
         memory = plan_memory(facts, recipe, device)
         need = memory.total if training else memory.overhead + memory.weights

@@ -146,6 +146,12 @@ def test_an_evaluation_never_needs_more_than_a_step():
     assert memory.evaluation <= max(0.5, memory.activations + max(memory.work, memory.logits))
 
 
+def test_learned_positions_are_a_limit_and_rotary_ones_are_none():
+    planned = plan("colab_quick", "cpu-16gb", max_length=2048)
+    assert planned.model == EMBEDDED and planned.skipped[0].kind == "too_long" and "1024" in planned.skipped[0].ja
+    assert plan("cpu", "cpu-16gb", max_length=2048).model == "Qwen/Qwen2.5-0.5B-Instruct"
+
+
 def test_licence_and_a_missing_chat_template_are_said():
     told = "\n".join(plan("colab_quick", "cpu-16gb").lines())
     assert "gpt2, 124 M、ライセンス / licence: MIT" in told and "no chat template" in told
