@@ -353,13 +353,13 @@ The largest difference between versions is what TRL keeps of the logits, in copi
 
 | TRL | training | evaluation | what is kept |
 |---|---|---|---|
-| 0.7, 0.8 | 5 | 4 | logits of both models, log-softmax of both, a copy of a slice |
-| 0.9 - 0.11 | 5.5 | 4 | the same, and the log-softmax of the chosen half |
-| 0.12 - 0.14 | 3 | 2 | log-softmax of the policy, logits and log-softmax of the reference |
-| 0.15 - 0.28 | 3 | 1.5 | logits, their gradient by rows, and the stack of these rows |
-| 0.29 - 1.5 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
-| 1.9 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
-| 1.16 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
+| 0.7.11, 0.8.6 | 5 | 4 | logits of both models, log-softmax of both, a copy of a slice |
+| 0.9.6 - 0.11.4 | 5.5 | 4 | the same, and the log-softmax of the chosen half |
+| 0.12.2, 0.14.0 | 3 | 2 | log-softmax of the policy, logits and log-softmax of the reference |
+| 0.16.1 - 0.24.0 | 3 | 1.5 | logits, their gradient by rows, and the stack of these rows |
+| 0.29.1 - 1.5.1 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
+| 1.9.0 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
+| 1.16.0 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
 
 A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.
 Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.

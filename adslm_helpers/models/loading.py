@@ -135,7 +135,7 @@ def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: Dev
         return refused
     if device.usable_gb is not None:
         memory = plan_memory(facts, recipe, device)
-        need = memory.total if training else memory.overhead + memory.weights
+        need = memory.needed if training else memory.overhead + memory.weights
         if need > device.usable_gb:
             return does_not_fit(name, facts, recipe, device)
     if facts.gated and local_config(name) is None and not has_hub_token():

@@ -69,7 +69,7 @@ class RunPlan:
     @property
     def warnings(self) -> list[tuple[str, str]]:
         """What may still go wrong, as (Japanese, English)."""
-        need = self.memory.total if self.memory else None
+        need = self.memory.needed if self.memory else None
         if need is None or self.free_gb is None or need <= self.free_gb:
             return []
         others_ja = "ほかのノートブックのカーネルやアプリを閉じてください。"
@@ -173,7 +173,7 @@ def fit(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> Fitted | None:
                 device = choose_device(variant, probe, float32_fits)
                 variant = _with_eval_batch(variant, facts, device)
                 memory = plan_memory(facts, variant, device)
-                if device.usable_gb is None or memory.total <= device.usable_gb:
+                if device.usable_gb is None or memory.needed <= device.usable_gb:
                     return Fitted(variant, device, memory, facts)
     return None
 
@@ -189,7 +189,7 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
         found = fit(facts, dataclasses.replace(recipe, **change), probe)
         if found and found.memory and not (recipe.load_in_4bit and "load_in_4bit" in change):
             setting = ", ".join(f"{key}={str(value).lower()}" for key, value in change.items())
-            told.append((f"{setting} なら約 {found.memory.total:.1f} GB", f"{setting} needs about {found.memory.total:.1f} GB"))
+            told.append((f"{setting} なら約 {found.memory.needed:.1f} GB", f"{setting} needs about {found.memory.needed:.1f} GB"))
             break
     smaller = [
         (other.parameters, name)
@@ -198,7 +198,7 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
     ]
     if smaller:
         name = max(smaller)[1]
-        told.append((f"{name} ならこのまま収まります", f"{name} fits as it is"))
+        told.append((f"{name} なら収まります", f"{name} fits"))
     return ("、".join(ja for ja, _ in told), "; ".join(en for _, en in told)) if told else None
 
 
@@ -209,9 +209,9 @@ def does_not_fit(
     there = device.usable_gb or 0.0
     weights = "4-bit" if recipe.load_in_4bit else device.dtype
     smallest = list(_variants(recipe))[-1]
-    need = plan_memory(facts, _with_eval_batch(smallest, facts, device), device).total
+    need = plan_memory(facts, _with_eval_batch(smallest, facts, device), device).needed
     if need <= there:  # a model whose size was not known when the batch was planned
-        asked, needed = plan_memory(facts, recipe, device).total, "per_device_train_batch_size=1, gradient_checkpointing=true"
+        asked, needed = plan_memory(facts, recipe, device).needed, "per_device_train_batch_size=1, gradient_checkpointing=true"
         return Skipped(
             name,
             "does_not_fit",
