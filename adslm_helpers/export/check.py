@@ -26,13 +26,15 @@ _SHARE_16_BIT = 0.25
 class Answers:
     """What the tuned model says to a few prompts.
 
-    `logits`: one [T, V] a prompt, float32 on the CPU, over its own answer. `effect_max`, `effect_rms`: how far the adapter moved them.
+    `logits`: one [T, V] a prompt, float32 on the CPU, over its own answer; `base_logits`: the same with the adapter off.
+    `effect_max`, `effect_rms`: how far the adapter moved them.
     """
 
     prompts: list[Any]
     texts: list[str]
     sequences: list[tuple[list[int], int]]
     logits: list[Tensor]
+    base_logits: list[Tensor]
     effect_max: float
     effect_rms: float
     max_new_tokens: int
@@ -47,14 +49,25 @@ class Difference:
     rms: float
 
 
+@dataclass(frozen=True)
+class FourBit:
+    """The adapter on the unquantised base, next to the 4-bit model that it was trained on."""
+
+    changed_texts: int
+    """Greedy texts that differ, of as many as there are check prompts: the base itself is another after rounding to 4 bit."""
+    effect_difference: float
+    """What the adapter does to the logits, there and here: root-mean-square difference as a share of what it does there."""
+
+
 def tuned_answers(loaded: LoadedModel, prompts: Sequence[Any], max_new_tokens: int) -> Answers:
     """The greedy answers of a `PeftModel` and their logits, and the distance to the same model with its adapter off."""
     texts = _texts(loaded, prompts, max_new_tokens)
     sequences = [_sequence(loaded.tokenizer, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     logits = _logits(loaded.model, sequences)
     with loaded.model.disable_adapter():
-        largest, rms = _distance(logits, _logits(loaded.model, sequences))
-    return Answers(list(prompts), texts, sequences, logits, largest, rms, max_new_tokens)
+        base_logits = _logits(loaded.model, sequences)
+    largest, rms = _distance(logits, base_logits)
+    return Answers(list(prompts), texts, sequences, logits, base_logits, largest, rms, max_new_tokens)
 
 
 def check(loaded: LoadedModel, wanted: Answers, what: tuple[str, str]) -> Difference:
@@ -82,6 +95,17 @@ def check_rounded(loaded: LoadedModel, wanted: Answers) -> Difference | None:
     largest, rms = _distance(_logits(loaded.model, wanted.sequences), wanted.logits)
     changed = sum(got != expected for got, expected in zip(texts, wanted.texts, strict=True))
     return Difference(changed, largest, rms) if rms < _SHARE_16_BIT * wanted.effect_rms else None
+
+
+def against_four_bit(loaded: LoadedModel, four_bit: Answers) -> FourBit:
+    """How the unquantised `PeftModel` differs from the answers of the 4-bit one with the same adapter."""
+    texts = _texts(loaded, four_bit.prompts, four_bit.max_new_tokens)
+    moved = _logits(loaded.model, four_bit.sequences)
+    with loaded.model.disable_adapter():
+        effect = [tuned - base for tuned, base in zip(moved, _logits(loaded.model, four_bit.sequences), strict=True)]
+    wanted = [tuned - base for tuned, base in zip(four_bit.logits, four_bit.base_logits, strict=True)]
+    changed = sum(got != expected for got, expected in zip(texts, four_bit.texts, strict=True))
+    return FourBit(changed, _distance(effect, wanted)[1] / max(four_bit.effect_rms, 1e-12))
 
 
 def _mismatch(what: tuple[str, str], shown: str) -> ExportError:

@@ -24,7 +24,8 @@ def load_export(folder: str | Path, base: str | None = None) -> LoadedModel:
     manifest = _manifest(folder)
     _refuse_pickles(folder)
     _refuse_changed(folder, manifest)
-    recipe = DpoRecipe(fallback=False)
+    # Nothing is trained: the shortest lengths, so that only the model itself has to fit.
+    recipe = DpoRecipe(fallback=False, max_length=16, max_prompt_length=8, max_new_tokens=1)
     if manifest["merged"]:
         loaded = load_named(str(folder / "merged"), recipe)
     else:

@@ -47,6 +47,7 @@ def generate_texts(
         tokenizer.padding_side = "left"
         with torch.random.fork_rng(devices=_cuda_devices(model)), torch.no_grad():
             torch.manual_seed(seed)
+            batch_size = batch_size if left_padding_works(model) else 1
             for start in range(0, len(rendered), batch_size):
                 batch = tokenizer(
                     rendered[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False
@@ -64,6 +65,14 @@ def generate_texts(
         model.train(was_training)
         tokenizer.padding_side = side
     return answers
+
+
+def left_padding_works(model: Any) -> bool:
+    """Whether prompts of different lengths may share a batch: not on an Apple GPU before torch 2.9 (pytorch #156707: NaN)."""
+    import torch
+    from packaging.version import Version
+
+    return model.device.type != "mps" or Version(torch.__version__).release >= (2, 9)
 
 
 def _read(tokenizer: Any, ids: list[int]) -> Generated:

@@ -143,6 +143,20 @@ def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: Dev
     return None
 
 
+def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
+    """A Skipped when the recipe's texts have more tokens than the model has learned positions for (GPT-2's family, not rotary ones)."""
+    positions = getattr(config, "n_positions", None)
+    asked = max(recipe.max_length, recipe.max_prompt_length + recipe.max_new_tokens)
+    if positions is None or asked <= positions:
+        return None
+    return Skipped(
+        name,
+        "too_long",
+        f"このモデルが読めるのは {positions} トークンまでですが、レシピは {asked} です（max_length か max_new_tokens を小さく）",
+        f"reads {positions} tokens at most, the recipe asks for {asked} (lower max_length or max_new_tokens)",
+    )
+
+
 def _try_load(
     name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool], training: bool = True
 ) -> LoadedModel | Skipped:
@@ -156,15 +170,13 @@ def _try_load(
         config = AutoConfig.from_pretrained(where, **access)
         if not is_causal(config):
             return wrong_architecture(name, config)
-        if refused := _refused(name, facts_from_config(config), recipe, plan, training):
+        if refused := _refused(name, facts_from_config(config), recipe, plan, training) or _too_long(name, config, recipe):
             return refused
         tokenizer = AutoTokenizer.from_pretrained(where, **access)
-        options = _quantised(recipe, plan) if recipe.load_in_4bit else {}
-        model = AutoModelForCausalLM.from_pretrained(where, **_dtype(plan), **access, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
-    if not recipe.load_in_4bit:
-        model = model.to(plan.device)
+    model = _keep_layout(model) if recipe.load_in_4bit else model.to(plan.device)
     notes = [note] if (note := ensure_chat_template(tokenizer, name)) else []
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -197,15 +209,20 @@ def _hub_answers() -> bool:
         return any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy"))
 
 
-def _dtype(plan: DevicePlan) -> dict[str, Any]:
-    """The argument for the weights' dtype by the name that the installed transformers has for it (never left to its default)."""
+def _load_options(recipe: DpoRecipe, plan: DevicePlan) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` for precision and place."""
     import torch
     from transformers import PretrainedConfig
 
-    return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": getattr(torch, plan.dtype)}
+    name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"  # renamed in transformers 4.56
+    if recipe.load_in_4bit:
+        # Onto an Apple GPU only in the checkpoint's own dtype: read as another one straight onto it ends in a segmentation fault.
+        return {name: "auto" if plan.device == "mps" else getattr(torch, plan.dtype), **_quantised(plan)}
+    return {name: getattr(torch, plan.dtype)}  # and no device_map, for the same reason
 
 
-def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
+def _quantised(plan: DevicePlan) -> dict[str, Any]:
+    """NF4 with double quantisation; embeddings, norms and head stay as they are."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -216,6 +233,18 @@ def _quantised(recipe: DpoRecipe, plan: DevicePlan) -> dict:
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
     return {"quantization_config": quantisation, "device_map": {"": plan.device}}
+
+
+def _keep_layout(model: Any) -> Any:
+    """Keeps bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU with AVX512-BF16.
+
+    The packed layout is for inference only: it is not turned back when training goes on, has no gradient (a layer with a bias raises
+    RuntimeError, one without loses it), and rounds the scales to bfloat16, so that a model answers otherwise after an evaluation.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:

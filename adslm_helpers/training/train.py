@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..errors import TrainingError
 from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
+from .preflight import checked_trainer
 from .prompts import encode_pairs
 from .settings import total_steps
 from .trl_api import build_trainer, readable_checkpoints
@@ -41,6 +42,8 @@ class RunResult:
     """How the model was chosen, in words; a fallback is said first."""
     done_by_us: list[str] = field(default_factory=list)
     """What the installed TRL lacks and was done another way, in words."""
+    preflight: dict[str, Any] = field(default_factory=dict)
+    """The precision that was trained in, and why the ones before it were rejected."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -80,7 +83,7 @@ def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: 
         notes["model"] = loaded.name
         result = _train(run, recipe, loaded, callbacks, fingerprint, resume=resumable)
         write_json(run.training / "result.json", asdict(result))
-        notes["final"] = result.final
+        notes |= {"final": result.final, "preflight": result.preflight}
     return result
 
 
@@ -118,8 +121,17 @@ def _train(
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
-    pairs = (sides["train"].pairs, sides["eval"].pairs)
-    trainer, done_by_us = build_trainer(recipe, loaded.plan, loaded.model, loaded.tokenizer, *pairs, run.training, watchers)
+    pairs, done_by_us = (sides["train"].pairs, sides["eval"].pairs), []
+
+    def build(one: LoadedModel) -> Any:
+        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        return trainer
+
+    trainer, loaded, report = checked_trainer(recipe, loaded, build)
+    write_json(run.training / "preflight.json", report.to_dict())
+    if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
+        write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
+        run.update(model=loaded.record())
     checkpoint = last_checkpoint(run.training) if resume else None
     started = time.monotonic()
     with readable_checkpoints():
@@ -142,6 +154,7 @@ def _train(
         fingerprint=fingerprint,
         choice=loaded.lines(),
         done_by_us=done_by_us,
+        preflight=report.summary(),
     )
 
 

@@ -1,10 +1,13 @@
 """Texts: padding must not change them, seeds must repeat them, and the caller's state must be as before."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from adslm_helpers.models.generation import generate_texts
+from adslm_helpers.models import generation
+from adslm_helpers.models.generation import generate_texts, left_padding_works
 from adslm_helpers.models.loading import load_model
 from adslm_helpers.models.tiny import measure_tiny_model
 from adslm_helpers.recipe import load_recipe
@@ -63,3 +66,21 @@ def test_the_embedded_model_follows_briefs_it_never_read(embedded):
 def test_generate_response_is_one_text(embedded):
     text = embedded.generate_response("【テーマ】家計簿アプリの見出しを、子育て中の方向けに書いてください。")
     assert "家計簿アプリ" in text and "<|" not in text
+
+
+@pytest.mark.parametrize(
+    ("device", "version", "together"),
+    [("mps", "2.8.0", False), ("mps", "2.9.1", True), ("mps", "2.13.0", True), ("cpu", "2.2.0", True)],
+)
+def test_an_old_torch_on_an_apple_gpu_answers_one_by_one(device, version, together, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert left_padding_works(SimpleNamespace(device=torch.device(device))) == together
+
+
+def test_one_by_one_is_the_same_greedy_text(embedded, monkeypatch):
+    options = {"temperature": 0, "max_new_tokens": 8}
+    together = generate_texts(embedded.model, embedded.tokenizer, [SHORT, LONG], **options)
+    sizes, generate = [], embedded.model.generate
+    monkeypatch.setattr(generation, "left_padding_works", lambda model: False)
+    monkeypatch.setattr(embedded.model, "generate", lambda **kw: sizes.append(len(kw["input_ids"])) or generate(**kw))
+    assert generate_texts(embedded.model, embedded.tokenizer, [SHORT, LONG], **options) == together and sizes == [1, 1]
