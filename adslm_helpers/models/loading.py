@@ -143,20 +143,6 @@ def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: Dev
     return None
 
 
-def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
-    """A Skipped when the recipe's texts have more tokens than the model has learned positions for (GPT-2's family, not rotary ones)."""
-    positions = getattr(config, "n_positions", None)
-    asked = max(recipe.max_length, recipe.max_prompt_length + recipe.max_new_tokens)
-    if positions is None or asked <= positions:
-        return None
-    return Skipped(
-        name,
-        "too_long",
-        f"このモデルが読めるのは {positions} トークンまでですが、レシピは {asked} です（max_length か max_new_tokens を小さく）",
-        f"reads {positions} tokens at most, the recipe asks for {asked} (lower max_length or max_new_tokens)",
-    )
-
-
 def _try_load(
     name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool], training: bool = True
 ) -> LoadedModel | Skipped:
@@ -170,7 +156,7 @@ def _try_load(
         config = AutoConfig.from_pretrained(where, **access)
         if not is_causal(config):
             return wrong_architecture(name, config)
-        if refused := _refused(name, facts_from_config(config), recipe, plan, training) or _too_long(name, config, recipe):
+        if refused := _refused(name, facts_from_config(config), recipe, plan, training):
             return refused
         tokenizer = AutoTokenizer.from_pretrained(where, **access)
         model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))
