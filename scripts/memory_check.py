@@ -210,17 +210,21 @@ def recipe(case: Case) -> Any:
 
 def train(case: Case) -> None:
     """Two steps and an evaluation through the package's own trainer. The peak is counted from the moment the model is there."""
-    from adslm_helpers.models.tiny import build_tokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     from adslm_helpers.training.prompts import EncodedPair
     from adslm_helpers.training.trl_api import build_trainer
 
-    tokenizer = build_tokenizer(
-        iter(["新しい家計簿アプリで、毎日の支出をかんたんに記録できます。今すぐ試す"] * 40), vocabulary=400
+    words = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(["<pad>", "</s>", *"abcdefgh"])}, unk_token="a")
     )
-    prompt, eos = [5] * 8, tokenizer.eos_token_id
-    chosen = [7] * (case.length - len(prompt) - 1) + [eos]
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
+    prompt = [5] * 8
+    chosen = [7] * (case.length - len(prompt) - 1) + [tokenizer.eos_token_id]
     rejected = chosen[-(case.length // 2) :] if case.padded else chosen
-    pairs = [EncodedPair(prompt, chosen, rejected, "家計簿", "今すぐ試す", "毎日の支出", 0)]
+    pairs = [EncodedPair(prompt, chosen, rejected, "a", "b", "c", 0)]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
@@ -252,7 +256,12 @@ def build(case: Case, folder: str) -> Any:
         return model
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            # A view of the file, which stays mapped as a whole: pages that the system takes back on demand, and no need of the model.
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def set_tiles(small: bool) -> None:
@@ -334,10 +343,25 @@ PAGE = """# メモリ計画と実測 / The memory plan against measurements
 Before anything is downloaded the plan estimates memory from the model's config alone. This table compares it with what was measured.
 
 {date}, {machine}, `make memory-check` (`scripts/memory_check.py`). Random models of Qwen2, GPT-2 and GPT-NeoX shape, LoRA rank 16, two DPO
-steps and an evaluation in a fresh process. Both columns are the peak above the loaded libraries.
+steps and an evaluation by the package's own trainer, each in a fresh process. Both columns are the peak above the loaded libraries (which
+take 0.5 GiB), so that their size cannot hide an error. "ckpt": activations are recomputed. A pair counts twice in a batch.
 
 {table}
 
+No factor was fitted to these rows: every term counts tensors that the code of torch, peft and trl keeps (`adslm_helpers/models/memory.py`).
+The largest difference between versions is what TRL keeps of the logits, in copies of [2 x batch x length, vocabulary]:
+
+| TRL | training | evaluation | what is kept |
+|---|---|---|---|
+| 0.7.11, 0.8.6 | 5 | 4 | logits of both models, log-softmax of both, a copy of a slice |
+| 0.9.6 - 0.11.4 | 5.5 | 4 | the same, and the log-softmax of the chosen half |
+| 0.12.2, 0.14.0 | 3 | 2 | log-softmax of the policy, logits and log-softmax of the reference |
+| 0.16.1 - 0.24.0 | 3 | 1.5 | logits, their gradient by rows, and the stack of these rows |
+| 0.29.1 - 1.5.1 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
+| 1.9.0 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
+| 1.16.0 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
+
+A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.
 Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.
 """
 

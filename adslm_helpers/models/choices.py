@@ -130,7 +130,10 @@ def _eval_batch(asked: DpoRecipe, recipe: DpoRecipe) -> Choice:
             "So that an evaluation needs no more memory than a training step.",
         )
     else:
-        ja, en = "評価は学習の 1 ステップ以下のメモリで済みます。", "An evaluation needs no more than a training step."
+        ja, en = (
+            "この大きさなら、評価は学習の邪魔になるほどメモリを使いません。",
+            "At this size an evaluation is no matter of memory.",
+        )
     return Choice("評価バッチ / eval batch", value, ja, en)
 
 

@@ -19,7 +19,8 @@ from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_tar
 from .generation import generate_texts
 from .local import local_config
 from .memory import plan_memory
-from .plan import Skipped, does_not_fit, gated, no_model, plan_model, wrong_architecture
+from .plan import does_not_fit, plan_model
+from .skipped import Skipped, gated, no_model, too_long, wrong_architecture
 from .templates import ensure_chat_template
 from .tiny import embedded_model_path
 
@@ -127,31 +128,19 @@ def _device_for(name: str, recipe: DpoRecipe, probe: Probe) -> DevicePlan:
 
 
 def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: DevicePlan, training: bool) -> Skipped | None:
-    """A Skipped for what is known before the model is asked for: it cannot fit, or it is gated and there is no token."""
+    """A Skipped for what is known before the model is asked for: it cannot fit, cannot read so much, or is gated and there is no token."""
     if facts is None:
         return None
+    if facts.positions and (refused := too_long(name, facts.positions, recipe)):
+        return refused
     if device.usable_gb is not None:
         memory = plan_memory(facts, recipe, device)
-        need = memory.total if training else memory.overhead + memory.weights
+        need = memory.needed if training else memory.overhead + memory.weights
         if need > device.usable_gb:
             return does_not_fit(name, facts, recipe, device)
     if facts.gated and local_config(name) is None and not has_hub_token():
         return gated(name)
     return None
-
-
-def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
-    """A Skipped when the recipe's texts have more tokens than the model has learned positions for (GPT-2's family, not rotary ones)."""
-    positions = getattr(config, "n_positions", None)
-    asked = max(recipe.max_length, recipe.max_prompt_length + recipe.max_new_tokens)
-    if positions is None or asked <= positions:
-        return None
-    return Skipped(
-        name,
-        "too_long",
-        f"このモデルが読めるのは {positions} トークンまでですが、レシピは {asked} です（max_length か max_new_tokens を小さく）",
-        f"reads {positions} tokens at most, the recipe asks for {asked} (lower max_length or max_new_tokens)",
-    )
 
 
 def _try_load(
@@ -167,7 +156,7 @@ def _try_load(
         config = AutoConfig.from_pretrained(where, **access)
         if not is_causal(config):
             return wrong_architecture(name, config)
-        if refused := _refused(name, facts_from_config(config), recipe, plan, training) or _too_long(name, config, recipe):
+        if refused := _refused(name, facts_from_config(config), recipe, plan, training):
             return refused
         tokenizer = AutoTokenizer.from_pretrained(where, **access)
         model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))

@@ -10,12 +10,12 @@ from typing import Any
 from ..environment.device import DevicePlan, choose_device
 from ..environment.hub_token import has_hub_token
 from ..environment.machine import Probe, probe_machine
-from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
 from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal
 from .choices import Choice, choices
 from .local import local_config
 from .memory import MemoryPlan, plan_memory
+from .skipped import Skipped, gated, no_model, too_long, wrong_architecture
 
 _SHORTER = (256, 128)
 _PARTS = {
@@ -29,17 +29,6 @@ _PARTS = {
     "reference": "参照モデル / reference",
     "evaluation": "評価 / evaluation",
 }
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A model of the list that is not used, and why."""
-
-    name: str
-    kind: str
-    """'does_not_fit', 'gated', 'missing', 'offline', 'wrong_architecture' or 'unreadable'."""
-    ja: str
-    en: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ class RunPlan:
     @property
     def warnings(self) -> list[tuple[str, str]]:
         """What may still go wrong, as (Japanese, English)."""
-        need = self.memory.total if self.memory else None
+        need = self.memory.needed if self.memory else None
         if need is None or self.free_gb is None or need <= self.free_gb:
             return []
         others_ja = "ほかのノートブックのカーネルやアプリを閉じてください。"
@@ -161,6 +150,8 @@ def plan_model(name: str, recipe: DpoRecipe, probe: Probe) -> Fitted | Skipped:
     facts = CATALOG.get(name) or (facts_from_config(config) if config is not None else None)
     if facts is None:
         return Fitted(recipe, choose_device(recipe, probe), None)
+    if facts.positions and (refused := too_long(name, facts.positions, recipe)):
+        return refused
     found = fit(facts, recipe, probe)
     if found is None:
         return does_not_fit(name, facts, recipe, choose_device(recipe, probe, float32_fits=False), nearest(facts, recipe, probe))
@@ -182,7 +173,7 @@ def fit(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> Fitted | None:
                 device = choose_device(variant, probe, float32_fits)
                 variant = _with_eval_batch(variant, facts, device)
                 memory = plan_memory(facts, variant, device)
-                if device.usable_gb is None or memory.total <= device.usable_gb:
+                if device.usable_gb is None or memory.needed <= device.usable_gb:
                     return Fitted(variant, device, memory, facts)
     return None
 
@@ -198,7 +189,7 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
         found = fit(facts, dataclasses.replace(recipe, **change), probe)
         if found and found.memory and not (recipe.load_in_4bit and "load_in_4bit" in change):
             setting = ", ".join(f"{key}={str(value).lower()}" for key, value in change.items())
-            told.append((f"{setting} なら約 {found.memory.total:.1f} GB", f"{setting} needs about {found.memory.total:.1f} GB"))
+            told.append((f"{setting} なら約 {found.memory.needed:.1f} GB", f"{setting} needs about {found.memory.needed:.1f} GB"))
             break
     smaller = [
         (other.parameters, name)
@@ -207,7 +198,7 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
     ]
     if smaller:
         name = max(smaller)[1]
-        told.append((f"{name} ならこのまま収まります", f"{name} fits as it is"))
+        told.append((f"{name} なら収まります", f"{name} fits"))
     return ("、".join(ja for ja, _ in told), "; ".join(en for _, en in told)) if told else None
 
 
@@ -218,9 +209,9 @@ def does_not_fit(
     there = device.usable_gb or 0.0
     weights = "4-bit" if recipe.load_in_4bit else device.dtype
     smallest = list(_variants(recipe))[-1]
-    need = plan_memory(facts, _with_eval_batch(smallest, facts, device), device).total
+    need = plan_memory(facts, _with_eval_batch(smallest, facts, device), device).needed
     if need <= there:  # a model whose size was not known when the batch was planned
-        asked, needed = plan_memory(facts, recipe, device).total, "per_device_train_batch_size=1, gradient_checkpointing=true"
+        asked, needed = plan_memory(facts, recipe, device).needed, "per_device_train_batch_size=1, gradient_checkpointing=true"
         return Skipped(
             name,
             "does_not_fit",
@@ -233,40 +224,6 @@ def does_not_fit(
         "does_not_fit",
         f"{weights} では最小のバッチでも約 {need:.1f} GB 必要ですが、使えるのは {there:.1f} GB です{hint_ja}",
         f"in {weights} it needs about {need:.1f} GB even at the smallest batch, {there:.1f} GB are usable{hint_en}",
-    )
-
-
-def gated(name: str) -> Skipped:
-    return Skipped(
-        name,
-        "gated",
-        f"利用許諾が必要です。→ https://huggingface.co/{name} で許諾に同意し、HF_TOKEN を設定してください",
-        f"gated. -> Accept its licence at https://huggingface.co/{name} and set HF_TOKEN",
-    )
-
-
-def wrong_architecture(name: str, config: Any) -> Skipped:
-    kind = ", ".join(getattr(config, "architectures", None) or [str(getattr(config, "model_type", "?"))])
-    return Skipped(
-        name,
-        "wrong_architecture",
-        f"文の続きを書くモデル（causal LM）ではありません（{kind}）",
-        f"not a model that continues a text (causal LM): {kind}",
-    )
-
-
-def no_model(skipped: list[Skipped]) -> ModelError:
-    """The error for a list of which nothing can be used, with every reason."""
-    ja = "\n".join(f"  - {skip.name}: {skip.ja}" for skip in skipped)
-    en = "\n".join(f"  - {skip.name}: {skip.en}" for skip in skipped)
-    todo_ja, todo_en = (
-        f"models に '{EMBEDDED}' を加えると、ネットワークなしで試せます。",
-        f"Add '{EMBEDDED}' to `models` to try the road.",
-    )
-    if EMBEDDED in (skip.name for skip in skipped):
-        todo_ja, todo_en = "上の理由を取り除いてください。", "Mend one of these reasons."
-    return ModelError(
-        f"使えるモデルがありません。\n{ja}\n→ {todo_ja}", f"No model of the list can be used here.\n{en}\n-> {todo_en}"
     )
 
 

@@ -84,7 +84,8 @@ TRAINERS = {
     "1.9": ("shift_logits = outputs.logits[..., :-1, :]\nselective_log_softmax\nentropy_from_logits", ("full", 3, 3, 384)),
     "0.29": ("shift_logits = outputs.logits[..., :-1, :].contiguous()\nentropy_from_logits", ("full", 4.5, 4.5, 0)),
     "0.24": ("per_token_logps = selective_log_softmax(logits, labels)", ("full", 3, 1.5, 0)),
-    "0.9": ("logits.log_softmax(-1)\npolicy_chosen_logits", ("full", 4, 3, 0)),
+    "0.9": ("logits.log_softmax(-1)\npolicy_chosen_logits\nnll_loss", ("full", 5.5, 4, 0)),
+    "0.7": ("logits.log_softmax(-1)\npolicy_chosen_logits", ("full", 5, 4, 0)),
     "0.14": ("logits.log_softmax(-1)", ("full", 3, 2, 0)),
 }
 

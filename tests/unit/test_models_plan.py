@@ -65,6 +65,7 @@ def test_gemma_in_16_bit_on_an_8_gb_mac_is_refused_with_what_fits():
     for recipe in (
         load_recipe("apple_m2_8gb", models=GEMMA, fallback=False),
         load_recipe("apple_m2_8gb", models=GEMMA, dtype="bfloat16", fallback=False),
+        load_recipe("colab_quick", models=GEMMA, fallback=False),  # 128 tokens: 5.3 GB by the count, which is not enough of 5.3
     ):
         with pytest.raises(ModelError) as caught:
             plan_run(recipe, described_machine("apple-m2-8gb"))
@@ -144,6 +145,12 @@ def test_an_evaluation_never_needs_more_than_a_step():
     assert planned.recipe.per_device_eval_batch_size < 64
     memory = planned.memory
     assert memory.evaluation <= max(0.5, memory.activations + max(memory.work, memory.logits))
+
+
+def test_learned_positions_are_a_limit_and_rotary_ones_are_none():
+    planned = plan("colab_quick", "cpu-16gb", max_length=2048)
+    assert planned.model == EMBEDDED and planned.skipped[0].kind == "too_long" and "1024" in planned.skipped[0].ja
+    assert plan("cpu", "cpu-16gb", max_length=2048).model == "Qwen/Qwen2.5-0.5B-Instruct"
 
 
 def test_licence_and_a_missing_chat_template_are_said():
