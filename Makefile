@@ -6,8 +6,9 @@ RUN ?= quickstart
 DATA ?=
 MODEL ?=
 PRESET ?=
+VERSIONS ?=
 
-.PHONY: run test test-fast lab bench lint clean
+.PHONY: run test test-fast compat lab bench lint clean
 
 # The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
 $(VENV)/ready: requirements.txt pyproject.toml
@@ -26,6 +27,10 @@ test: $(VENV)/ready
 test-fast: $(VENV)/ready
 	$(BIN)/python -m pytest tests/unit
 
+# The same recipe under every TRL: an environment for each in .compat/. VERSIONS="0.9.6 1.16.0" takes some of them and writes no page.
+compat: $(VENV)/ready
+	$(BIN)/python tests/compat/run.py $(VERSIONS) $(if $(VERSIONS),,--write docs/compat.md)
+
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks
 
@@ -36,5 +41,5 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .compat build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

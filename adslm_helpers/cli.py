@@ -69,7 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"adslm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    _verb(verbs, "setup", setup, "環境を調べる / what this machine is and has", recipe=True)
+    command = _verb(verbs, "setup", setup, "環境を調べる・直す / what this machine is and has; mends it", recipe=True)
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--fix", action="store_true", help="足りないものだけを入れる / add what is missing, change nothing else")
+    either.add_argument(
+        "--as-if", metavar="NAME", default="", help="別の環境なら？ / ask for another one: colab-2026.08-gpu, apple-m2-8gb, ..."
+    )
     command = _verb(
         verbs, "dataset", dataset, "データを読み、確かめ、分ける / read, check and split a file of pairs", run=True, recipe=True
     )
@@ -130,10 +135,23 @@ def _verb(
 
 def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm setup`."""
+    from .environment.device import configure_mps_environment
+
+    configure_mps_environment()
+    from .environment.packages import optional_needs
+    from .environment.repair import plan_install, quick_fix
     from .environment.report import environment_report
 
-    report = environment_report(_recipe(arguments))
-    return report.to_dict(), report.lines()
+    recipe = _recipe(arguments)
+    repair = quick_fix(plan_install(optional_needs(recipe))) if arguments.fix else None
+    report = environment_report(recipe, as_if=arguments.as_if)
+    value, lines = report.to_dict(), report.lines()
+    # Whatever else is to be planned for this recipe on this machine joins here: `report.probe` describes it (None: torch is absent).
+    if repair:
+        return {**value, "repair": repair.to_dict()}, [*repair.lines(), "", *lines]
+    if report.install and not report.install.nothing_to_do:
+        lines += ["", *report.install.lines(), "adslm setup --fix で実行します。/ adslm setup --fix does it."]
+    return value, lines
 
 
 def dataset(arguments: argparse.Namespace) -> tuple[Any, list[str]]:

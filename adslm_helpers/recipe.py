@@ -34,8 +34,7 @@ class DpoRecipe:
     device: str = "auto"
     """'auto', 'cuda', 'mps' or 'cpu'."""
     dtype: str = "auto"
-    """Dtype of the base weights. 'auto': float32 on CPU, bfloat16 on CUDA from compute 8.0. float16 base weights of the
-    Qwen2 family overflow to NaN."""
+    """Dtype of the base weights. 'auto': as the device needs it. float16 base weights of the Qwen2 family overflow to NaN."""
     load_in_4bit: bool = False
     """NF4 base weights by bitsandbytes (about 0.5 byte a weight). Costs speed; buys memory."""
 
@@ -99,6 +98,8 @@ class DpoRecipe:
     """How often the held-out pairs are scored during training."""
     save_steps: int = 50
     """Optimizer steps between two checkpoints."""
+    load_best_model_at_end: bool = False
+    """End with the checkpoint of the lowest held-out loss instead of the last one. Loss is not text: read both."""
     eval_prompts: int = 150
     """At most so many held-out prompts are answered before and after."""
     samples_per_prompt: int = 2

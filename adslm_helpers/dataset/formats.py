@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from ..environment.hub_token import hf_token
 from .rows import Place, Problem, RawRow, fail
 from .textfiles import read_csv, read_json, read_jsonl
 
@@ -107,7 +108,7 @@ def _hub(source: str) -> Iterator[RawRow]:
     try:
         from datasets import load_dataset
 
-        rows = load_dataset(name, split=split)
+        rows = load_dataset(name, split=split, token=hf_token())
     except Exception as error:  # the Hub fails in the classes of many libraries; each is told to the user
         fail(
             f"{source} を取得できません（{_short(error)}）。"

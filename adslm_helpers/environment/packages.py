@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SetupError
-from .colab import on_colab
+from .compatibility import narrowed, possible
+from .installed import Installed, read_installed
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+    from ..recipe import DpoRecipe
+
 DISTRIBUTION = "adslm-helpers"
-_PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-# The only packages that Colab lacks. Everything else belongs to its runtime: replacing it there breaks other things.
-_COLAB_LACKS = ("trl", "bitsandbytes")
+_ROOT = Path(__file__).resolve().parents[2]
+_PYPROJECT = _ROOT / "pyproject.toml"
+_PACKAGED = _ROOT / "adslm_helpers" / "_data"
 _JOBS = {
     "torch": ("計算（学習と生成）", "computing (training and writing texts)"),
     "transformers": ("モデルの読み込みと生成", "loading models and writing texts"),
@@ -35,6 +38,12 @@ _JOBS = {
     "bitsandbytes": ("4-bit 読み込み（省メモリ学習）", "4-bit loading (training in less memory)"),
     "tensorboard": ("TensorBoard の記録", "TensorBoard logs"),
 }
+
+
+SWITCH_RUNTIME = (
+    "「ランタイム」>「ランタイムのタイプを変更」でランタイムのバージョンを「最新」にしてください（1つだけ更新すると他が壊れます）。",
+    "Menu Runtime > Change runtime type: set the runtime version to 'Latest' (updating one package breaks others).",
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,50 @@ class PackageStatus:
         return self.severity != "problem"
 
 
-def check_packages(needed: tuple[str, ...] = ()) -> list[PackageStatus]:
+def check_packages(needed: tuple[str, ...] = (), installed: Installed | None = None) -> list[PackageStatus]:
     """One status per package that this project names, then one for torchao where it would break LoRA.
 
-    `needed` names optional packages that this recipe cannot do without (bitsandbytes for 4-bit).
-    Raises SetupError when the ranges themselves cannot be found.
+    `needed` names optional packages that this recipe cannot do without (bitsandbytes for 4-bit); `installed` is what to look at
+    (this Python by default). Raises SetupError when the ranges themselves cannot be found.
     """
-    statuses = [_status(requirement, optional and requirement.name not in needed) for requirement, optional in requirements()]
-    return statuses + ([_torchao_note()] if old_torchao_blocks_lora() else [])
+    installed = installed or read_installed()
+    wanted = requirements_for(installed)
+    statuses = [_status(requirement, optional and requirement.name not in needed, installed) for requirement, optional in wanted]
+    return statuses + ([_torchao_note(installed)] if old_torchao_blocks_lora(installed) else [])
+
+
+def optional_needs(recipe: DpoRecipe) -> tuple[str, ...]:
+    """The optional packages that this recipe cannot do without."""
+    return ("bitsandbytes",) if recipe.load_in_4bit else ()
+
+
+def requirements_for(installed: Installed) -> list[tuple[Requirement, bool]]:
+    """`requirements()`; on Colab what its runtime lacks has the range of requirements-colab.txt, which leaves the rest alone.
+
+    Where somebody has already installed a newer TRL there, the wider range of the project decides: that set trains too.
+    """
+    lacks = {requirement.name: requirement for requirement in colab_requirements()} if installed.colab else {}
+    lacks = {name: requirement for name, requirement in lacks.items() if installed.version(name) is None}
+    return [(lacks.get(requirement.name, requirement), optional) for requirement, optional in requirements()]
+
+
+def colab_requirements() -> list[Requirement]:
+    """What a Colab runtime lacks, from the one place that says it: requirements-colab.txt."""
+    from packaging.requirements import Requirement
+
+    path = project_file("requirements-colab.txt")
+    if path is None:
+        raise SetupError(
+            "requirements-colab.txt がありません（導入が不完全です）。→ リポジトリを取得し直してください。",
+            "requirements-colab.txt is missing (incomplete installation). -> Get the repository again.",
+        )
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def project_file(name: str) -> Path | None:
+    """A requirements file of this project: beside the package in a clone, inside it when it was installed from a wheel; or None."""
+    return next((path for path in (_ROOT / name, _PACKAGED / name) if path.is_file()), None)
 
 
 def requirements() -> list[tuple[Requirement, bool]]:
@@ -81,11 +126,12 @@ def requirements() -> list[tuple[Requirement, bool]]:
     return list(_applicable(lines, extras))
 
 
-def old_torchao_blocks_lora() -> bool:
+def old_torchao_blocks_lora(installed: Installed | None = None) -> bool:
     """Whether peft 0.19 or newer meets a torchao older than 0.16: its LoRA then raises ImportError (Colab since 2026.07)."""
     from packaging.version import InvalidVersion, Version
 
-    peft, torchao = _installed("peft"), _installed("torchao")
+    version = installed.version if installed else _installed  # asking for two is quicker than reading all
+    peft, torchao = version("peft"), version("torchao")
     if peft is None or torchao is None:
         return False
     try:
@@ -150,10 +196,10 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _status(requirement: Requirement, optional: bool) -> PackageStatus:
-    name, required, installed = requirement.name, str(requirement.specifier), _installed(requirement.name)
+def _status(requirement: Requirement, optional: bool, there: Installed) -> PackageStatus:
+    name, required, installed = requirement.name, str(requirement.specifier), there.version(requirement.name)
     job_ja, job_en = _JOBS.get(name.lower(), ("このプロジェクト", "this project"))
-    todo_ja, todo_en = _todo(requirement)
+    todo_ja, todo_en = _todo(requirement, there)
     if installed is None and optional:
         severity = "note"
         ja = f"入っていません。{job_ja}を使うときだけ必要です。"
@@ -162,7 +208,7 @@ def _status(requirement: Requirement, optional: bool) -> PackageStatus:
         severity = "problem"
         ja = f"入っていません。{job_ja}ができません。→ {todo_ja}"
         en = f"absent: no {job_en}. -> {todo_en}"
-    elif _within(requirement, installed):
+    elif there.satisfies(requirement):
         severity, ja, en = "ok", f"{job_ja}に使えます。", f"fit for {job_en}."
     else:
         severity = "note" if optional else "problem"
@@ -171,30 +217,29 @@ def _status(requirement: Requirement, optional: bool) -> PackageStatus:
     return PackageStatus(name, installed, required, severity, ja, en)
 
 
-def _within(requirement: Requirement, installed: str) -> bool:
-    from packaging.version import InvalidVersion
-
-    try:
-        return requirement.specifier.contains(installed, prereleases=True)
-    except InvalidVersion:
-        return False
-
-
-def _todo(requirement: Requirement) -> tuple[str, str]:
-    if on_colab() and requirement.name.lower() in _COLAB_LACKS:
-        return "ノートブック先頭のインストールのセルを実行してください。", "Run the install cell at the top of the notebook."
-    if on_colab():
+def _todo(requirement: Requirement, there: Installed) -> tuple[str, str]:
+    lacking = {lacks.name for lacks in colab_requirements()} if there.colab else set()
+    if there.colab and requirement.name in lacking and not possible(narrowed(requirement, there)):
+        return SWITCH_RUNTIME
+    if there.colab and requirement.name in lacking and there.version(requirement.name) is None:
         return (
-            "「ランタイム」>「ランタイムのタイプを変更」でランタイムのバージョンを「最新」にしてください（1つだけ更新すると他が壊れます）。",
-            "Menu Runtime > Change runtime type: set the runtime version to 'Latest' (updating one package breaks others).",
+            "ノートブック先頭のインストールのセルか、00_setup の QUICK_FIX = True を実行してください。",
+            "Run the install cell at the top of the notebook, or QUICK_FIX = True in 00_setup.",
         )
+    if there.colab and requirement.name in lacking:
+        return (
+            "「ランタイム」>「ランタイムを接続解除して削除」のあと、インストールのセルから始めてください。",
+            "Menu Runtime > Disconnect and delete runtime, then start from the install cell.",
+        )
+    if there.colab:
+        return SWITCH_RUNTIME
     # Quoted: an unquoted >= is a redirection for the shell, which installs any version and writes a file named "=0.29.1".
     command = f'pip install "{requirement.name}{requirement.specifier}"'
     return f"{command} を実行し、カーネルを再起動してください。", f"Run {command} and restart the kernel."
 
 
-def _torchao_note() -> PackageStatus:
-    peft, torchao = _installed("peft"), _installed("torchao")
+def _torchao_note(installed: Installed) -> PackageStatus:
+    peft, torchao = installed.version("peft"), installed.version("torchao")
     return PackageStatus(
         "torchao",
         torchao,

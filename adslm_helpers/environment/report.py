@@ -14,13 +14,19 @@ from ..errors import AdslmError
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import runs_root
 from ..tables import html_row
-from .colab import on_colab
 from .device import DevicePlan, check_preset_fits, choose_device
-from .machine import GIB, probe_machine, processor_name, total_memory_gb
-from .packages import PackageStatus, check_packages
+from .doctor import Diagnosis, diagnose
+from .hub_token import token_row
+from .installed import Installed, read_installed
+from .machine import GIB, Probe, probe_machine, processor_name, total_memory_gb
+from .packages import PackageStatus, optional_needs
+from .repair import InstallPlan, plan_install
+from .runtimes import as_if as described_as
 
 # A hub model of 1.5 billion weights is a download of 3 GB, and its merged export as much again.
 _DISK_GB = {True: 1.0, False: 8.0}
+# What torch reads when it is imported on an Apple chip; `configure_mps_environment` sets them before that.
+_MPS_SETTINGS = ("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO")
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,25 @@ class EnvironmentReport:
     colab: str | None
     """Colab's release tag ('unknown' where it has none); None elsewhere."""
     processor: str
-    cpu_count: int
-    """Cores that this process may use."""
+    cpu_count: int | None
+    """Cores that this process may use; None: a described machine does not say."""
     ram_gb: float | None
-    disk_free_gb: float
-    """GiB free where the runs are kept."""
+    disk_free_gb: float | None
+    """GiB free where the runs are kept; None for a described machine."""
+    probe: Probe | None
+    """The machine as torch sees it, or as it is described; None when torch was not asked, or could not say."""
     plan: DevicePlan | None
-    """None when torch was not asked, or could not say."""
-    packages: list[PackageStatus]
+    """None where `probe` is, and where the recipe cannot be computed on it."""
+    mps: dict[str, str | None]
+    """Apple chips only: what torch was told by environment variables; None: not set."""
+    diagnosis: Diagnosis | None
+    """None when not even the ranges that are needed can be found; `problems` says why."""
+    install: InstallPlan | None
+    """What would repair the packages without changing any; None where that is impossible."""
     problems: list[tuple[str, str]]
     """What has to be mended, as (Japanese, English); empty: ready."""
+    as_if: str = ""
+    """Name of the described runtime or machine that was asked for; '' for this one."""
 
     @property
     def ok(self) -> bool:
@@ -55,8 +70,15 @@ class EnvironmentReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            **dataclasses.asdict(self),
-            "packages": [{**dataclasses.asdict(package), "ok": package.ok} for package in self.packages],
+            **{name: getattr(self, name) for name in ("python", "system", "colab", "processor", "cpu_count", "ram_gb")},
+            "disk_free_gb": self.disk_free_gb,
+            "as_if": self.as_if,
+            "probe": dataclasses.asdict(self.probe) if self.probe else None,
+            "plan": dataclasses.asdict(self.plan) if self.plan else None,
+            "mps": self.mps,
+            "packages": [{**dataclasses.asdict(package), "ok": package.ok} for package in self._packages()],
+            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
+            "install": self.install.to_dict() if self.install else None,
             "problems": [{"ja": ja, "en": en} for ja, en in self.problems],
             "ok": self.ok,
         }
@@ -69,26 +91,45 @@ class EnvironmentReport:
     def _rows(self) -> list[tuple[str, str]]:
         ram = "?" if self.ram_gb is None else f"{self.ram_gb:.1f}"
         place = f"Google Colab ({self.colab})" if self.colab else "Google Colab ではありません / not Google Colab"
-        rows = [
-            ("マシン / Machine", f"{self.processor}, {self.cpu_count} CPU, {self.system}, Python {self.python}"),
+        rows = [("もし / As if", self.as_if)] if self.as_if else []
+        rows += [
+            ("マシン / Machine", f"{self.processor}, {self.cpu_count or '?'} CPU, {self.system}, Python {self.python}"),
             ("メモリ / Memory", f"{ram} GiB"),
-            ("空きディスク / Free disk", f"{self.disk_free_gb:.1f} GiB"),
             ("場所 / Place", place),
         ]
+        if self.disk_free_gb is not None:
+            rows.append(("空きディスク / Free disk", f"{self.disk_free_gb:.1f} GiB"))
         if self.plan:
             memory = "" if self.plan.memory_gb is None else f", {self.plan.memory_gb:.1f} GiB"
             amp = " AMP" if self.plan.bf16 or self.plan.fp16 else ""
             rows.append(("使う装置 / Device", f"{self.plan.device} ({self.plan.name}{memory}), {self.plan.compute_dtype}{amp}"))
             rows.append(("理由 / Why", f"{self.plan.reason_ja} / {self.plan.reason_en}"))
+        if self.mps:
+            unset = "(Mac 上で自動設定 / set on the Mac itself)" if self.as_if else "(未設定 / not set)"
+            rows.append(("MPS", ", ".join(f"{name}={value or unset}" for name, value in self.mps.items())))
+        if not self.as_if:
+            rows.append(token_row())
         return rows + self._package_rows()
 
+    def _packages(self) -> list[PackageStatus]:
+        return self.diagnosis.packages if self.diagnosis else []
+
     def _package_rows(self) -> list[tuple[str, str]]:
-        if not self.packages:  # a problem says why
+        """How many packages are fine, what is worth knowing, and how much only looks bad; problems are told at the end."""
+        if self.diagnosis is None:  # a problem says why
             return []
-        good = sum(package.ok for package in self.packages)
-        rows = [("パッケージ / Packages", f"{len(self.packages)} 個中 {good} 個が問題なし / {good} of {len(self.packages)} fine")]
-        notes = [package for package in self.packages if package.severity == "note"]
-        return rows + [(f"- {package.name}", f"{package.meaning_ja} / {package.meaning_en}") for package in notes]
+        packages = self._packages()
+        good = sum(package.ok for package in packages)
+        rows = [("パッケージ / Packages", f"{len(packages)} 個中 {good} 個が問題なし / {good} of {len(packages)} fine")]
+        findings = self.diagnosis.findings
+        notes = [finding for finding in findings if finding.severity == "note" and finding.kind != "moved"]
+        rows += [(f"- {finding.package}", f"{finding.ja} / {finding.en}") for finding in notes]
+        moved = [finding.package for finding in findings if finding.kind == "moved"]
+        harmless = [finding.package for finding in findings if finding.severity == "harmless"]
+        for label, names in (("元の版から変化 / Moved", moved), ("無害 / Harmless", harmless)):
+            if names:
+                rows.append((label, f"{', '.join(dict.fromkeys(names))}（00_setup が説明します / 00_setup explains）"))
+        return rows
 
     def _verdict(self) -> list[list[str]]:
         """Paragraphs of lines: ready, or each problem in both languages."""
@@ -98,46 +139,75 @@ class EnvironmentReport:
         return [head, *([f"{number}. {ja}", f"   {en}"] for number, (ja, en) in enumerate(self.problems, 1))]
 
 
-def environment_report(recipe: DpoRecipe | None = None, probe_torch: bool = True) -> EnvironmentReport:
+def environment_report(recipe: DpoRecipe | None = None, probe_torch: bool = True, as_if: str = "") -> EnvironmentReport:
     """What this machine is, and whether `recipe` (the default one if None) can run on it; never raises for what it finds.
 
-    `probe_torch=False` leaves torch alone: answers at once, says nothing about devices.
+    `probe_torch=False` leaves torch alone: answers at once, says nothing about devices. `as_if` asks the same of a described Colab
+    runtime ('colab-2026.08-gpu') or machine ('apple-m2-8gb'); SetupError, naming what there is, for an unknown one.
     """
     recipe = recipe or DpoRecipe()
     problems: list[tuple[str, str]] = []
-    packages = _packages(recipe, problems)
-    plan = _plan(recipe, problems) if probe_torch else None
-    disk = _free_disk_gb()
-    _check_disk(recipe, disk, problems)
+    described, probe = described_as(as_if) if as_if else (None, None)
+    installed = described or read_installed()
+    diagnosis, install = _look_at_packages(recipe, installed, problems)
+    probe = probe or (_probe(problems) if probe_torch else None)
+    plan = _plan(recipe, probe, problems) if probe else None
+    disk = None if as_if else _free_disk_gb()
+    if disk is not None:
+        _check_disk(recipe, disk, problems)
+    here = _described_facts(probe) if as_if and probe else _facts()
+    mps = {name: os.environ.get(name) for name in _MPS_SETTINGS} if probe and probe.kind == "mps" else {}
     return EnvironmentReport(
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
-        colab=(os.environ.get("COLAB_RELEASE_TAG") or "unknown") if on_colab() else None,
-        processor=processor_name(),
-        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        ram_gb=total_memory_gb(),
-        disk_free_gb=disk,
-        plan=plan,
-        packages=packages,
-        problems=problems,
-    )
+        installed.python, colab=installed.colab, disk_free_gb=disk, probe=probe, plan=plan, mps=mps, diagnosis=diagnosis,
+        install=install, problems=problems, as_if=as_if, **here,
+    )  # fmt: skip
 
 
-def _packages(recipe: DpoRecipe, problems: list[tuple[str, str]]) -> list[PackageStatus]:
+def _facts() -> dict[str, Any]:
+    return {
+        "system": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
+        "processor": processor_name(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "ram_gb": total_memory_gb(),
+    }
+
+
+def _described_facts(probe: Probe) -> dict[str, Any]:
+    """The same of a described machine; how many cores it has is not described."""
+    system = f"Darwin {'.'.join(map(str, probe.macos))}" if probe.macos else "Linux"
+    return {"system": system, "processor": probe.name, "cpu_count": None, "ram_gb": probe.ram_gb}
+
+
+def _look_at_packages(
+    recipe: DpoRecipe, installed: Installed, problems: list[tuple[str, str]]
+) -> tuple[Diagnosis | None, InstallPlan | None]:
+    needed = optional_needs(recipe)
     try:
-        packages = check_packages(needed=("bitsandbytes",) if recipe.load_in_4bit else ())
+        diagnosis = diagnose(installed, needed)
     except AdslmError as error:
         problems.append((error.ja, error.en))
-        return []
-    problems += [(f"{p.name}: {p.meaning_ja}", f"{p.name}: {p.meaning_en}") for p in packages if not p.ok]
-    return packages
+        return None, None
+    problems += [(f"{finding.package}: {finding.ja}", f"{finding.package}: {finding.en}") for finding in diagnosis.problems]
+    try:
+        return diagnosis, plan_install(needed, installed)
+    except AdslmError as error:
+        if not diagnosis.problems:  # else one of them says the same, with its reason
+            problems.append((error.ja, error.en))
+        return diagnosis, None
 
 
-def _plan(recipe: DpoRecipe, problems: list[tuple[str, str]]) -> DevicePlan | None:
+def _probe(problems: list[tuple[str, str]]) -> Probe | None:
+    try:
+        return probe_machine()
+    except AdslmError as error:
+        problems.append((error.ja, error.en))
+        return None
+
+
+def _plan(recipe: DpoRecipe, probe: Probe, problems: list[tuple[str, str]]) -> DevicePlan | None:
     """The device plan, kept also where the preset does not fit, so that the reader sees both."""
     plan = None
     try:
-        probe = probe_machine()
         plan = choose_device(recipe, probe)
         check_preset_fits(recipe, probe)
     except AdslmError as error:

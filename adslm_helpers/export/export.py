@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.build import load_split
-from ..environment.colab import drive_folder
+from ..environment.drive import drive_folder
 from ..errors import ExportError, ModelError
 from ..models.loading import LoadedModel, load_named
 from ..models.tuned import base_name, load_tuned, trained_recipe
@@ -109,7 +109,8 @@ def export_run(run: Run, target: str | Path | None = None, kind: str = "folder",
 
     `kind`: 'folder', 'zip' or 'drive' (a folder on Google Drive). Without `target` the name is the run's with the UTC time, in the
     run's export folder or in adslm/ on the Drive. `merged=False`: the adapter alone.
-    What was written is loaded again and must write the tuned model's greedy texts; until then it has no final name.
+    What was written is loaded again and must write the tuned model's greedy texts; until then it has no final name. An export that is
+    complete but does not get onto the Drive is kept in the run's export folder.
     Raises RunError (not trained), ExportError (target exists, no space, mismatch), SetupError (no Drive), ModelError.
     """
     target = _target(run, target, kind)
@@ -124,7 +125,7 @@ def export_run(run: Run, target: str | Path | None = None, kind: str = "folder",
         elif kind == "zip":
             write_zip(partial, target, top=folder.name)
         else:
-            copy_folder(partial, target)
+            _copy_or_keep(partial, target, folder)
         evaluated = facts.metrics is not None
         size = sum(entry["bytes"] for entry in files)
         result = ExportResult(str(target), kind, facts.base, len(files) + 1, size, evaluated, verified)
@@ -143,6 +144,20 @@ def _target(run: Run, target: str | Path | None, kind: str) -> Path:
         return drive_folder() / (target or f"adslm/{name}")
     path = Path(target).expanduser() if target else run.export / name
     return path.with_name(f"{path.name}.zip") if kind == "zip" and path.suffix != ".zip" else path
+
+
+def _copy_or_keep(partial: Path, target: Path, folder: Path) -> None:
+    """`partial` copied to the Drive; where that fails it becomes `folder`, for minutes of work are in it and the error says where."""
+    try:
+        copy_folder(partial, target)
+    except ExportError as error:
+        kept = folder if not os.path.lexists(folder) else folder.with_name(f"{folder.name}-{datetime.now(timezone.utc):%H%M%S}")
+        publish(partial, kept)
+        raise ExportError(
+            f"{error.ja}\n書き出し自体は終わっていて、{kept} に残してあります。"
+            "→ Drive を直したら、そのフォルダーを写すか、もう一度書き出してください。",
+            f"{error.en}\nThe export itself is complete and kept in {kept}. -> Mend Drive, then copy that folder or export again.",
+        ) from error
 
 
 def _build(run: Run, folder: Path, name: str, merged: bool) -> tuple[CardFacts, Verified]:

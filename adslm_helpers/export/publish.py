@@ -33,13 +33,18 @@ def staging(target: Path) -> Iterator[Path]:
     The same name left by an export that was killed is removed first. Errors of the file system become an ExportError.
     """
     partial = target.with_name(f".{target.name}.partial")
-    with _told(target):
+    left: list[Path] = []
+    with _told(target, left):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
         try:
             yield partial
         finally:
-            _remove(partial)
+            # A drive whose connection broke cannot be cleaned either: that must not hide what happened first.
+            try:
+                _remove(partial)
+            except OSError:
+                left.append(partial)
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -110,29 +115,39 @@ def _verify_zip(path: Path, target: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
-    """File system errors as an ExportError that names the target; safetensors has an error class of its own for them."""
+def _told(target: Path, left: Sequence[Path]) -> Iterator[None]:
+    """File system errors as an ExportError that names the target; safetensors has an error class of its own for them.
+
+    `left`: what could not be removed, known when the block has ended.
+    """
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        raise _cannot_write(target, "os error 28" in str(error), str(error)) from error
+        raise _cannot_write(target, "os error 28" in str(error), str(error), left) from error
     except OSError as error:
-        raise _cannot_write(target, error.errno in _FULL, error.strerror or str(error)) from error
+        raise _cannot_write(target, error.errno in _FULL, error.strerror or str(error), left) from error
 
 
-def _cannot_write(target: Path, full: bool, text: str) -> ExportError:
+def _cannot_write(target: Path, full: bool, text: str, left: Sequence[Path]) -> ExportError:
+    names = ", ".join(map(str, left))
+    fate_ja = (
+        f"途中のファイル {names} が残っています（次の書き出しには使われません）。" if left else "途中のファイルは消しました。"
+    )
+    fate_en = (
+        f"unfinished files remain in {names} (the next export will not use them)" if left else "the partial files were removed"
+    )
     if full:
         return ExportError(
-            f"容量が足りず、{target} に書き出せません。途中のファイルは消しました。"
+            f"容量が足りず、{target} に書き出せません。{fate_ja}"
             "→ 空きを作るか、別の場所（target）にするか、merged=False（アダプターだけ、数十 MB）にしてください。",
-            f"No space left for {target}; the partial files were removed. "
+            f"No space left for {target}; {fate_en}. "
             "-> Free some space, choose another `target`, or set merged=False (adapter only, some MB).",
         )
     return ExportError(
-        f"{target} に書き出せません（{text}）。途中のファイルは消しました。→ 書き込める場所を target に指定してください。",
-        f"{target} cannot be written ({text}); the partial files were removed. -> Give a `target` that you may write to.",
+        f"{target} に書き出せません（{text}）。{fate_ja}→ 書き込める場所を target に指定してください。",
+        f"{target} cannot be written ({text}); {fate_en}. -> Give a `target` that you may write to.",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..environment.device import DevicePlan, choose_device
+from ..environment.hub_token import hf_token
 from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
@@ -168,14 +169,15 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callabl
 
     logging.disable_progress_bar()  # of reading and writing weights, in red under every cell; downloads have their own bar
     where, only_local = _where(name, reachable)
+    access = {"local_files_only": only_local, "token": None if only_local else hf_token()}
     try:
-        config = AutoConfig.from_pretrained(where, local_files_only=only_local)
+        config = AutoConfig.from_pretrained(where, **access)
         if too_large := _too_large(name, facts_from_config(config), recipe, plan):
             return too_large
         if too_long := _too_long(name, config, recipe):
             return too_long
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=only_local)
-        model = AutoModelForCausalLM.from_pretrained(where, local_files_only=only_local, **_load_options(recipe, plan))
+        tokenizer = AutoTokenizer.from_pretrained(where, **access)
+        model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         return _why_not(name, error, only_local)
     model = _keep_layout(model) if recipe.load_in_4bit else model.to(plan.device)

@@ -42,6 +42,14 @@ class HistoryCallback(TrainerCallback):
 class FiniteGuard(TrainerCallback):
     """Stops before the optimizer step when the gradients are not finite: one NaN would turn every adapter weight to NaN."""
 
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """transformers before 4.45 calls no callback before the step: there torch's own optimizer does."""
+        if not hasattr(TrainerCallback, "on_pre_optimizer_step"):
+            bare = getattr(optimizer, "optimizer", optimizer)
+            bare.register_step_pre_hook(lambda *_: self.on_pre_optimizer_step(args, state, control, model=model))
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         import torch
 

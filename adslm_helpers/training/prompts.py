@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
 from ..models.templates import as_messages, render_prompt
 
 if TYPE_CHECKING:
@@ -75,53 +74,45 @@ def encode_pair(tokenizer: Any, row: dict, max_length: int, max_prompt_length: i
     texts = [row["chosen"], row["rejected"], *(message["content"] for message in as_messages(row["prompt"]))]
     if any(special in text for special in tokenizer.all_special_tokens for text in texts):
         return "special_tokens"  # the tokenizer would read the letters as control tokens: a second EOS, or a second turn
-    responses = [[*_ids(tokenizer, row[side]), tokenizer.eos_token_id] for side in ("chosen", "rejected")]
-    room = min(max_prompt_length, max_length - max(map(len, responses)))
-    prompt_text, cut = _fit_prompt(tokenizer, row["prompt"], room)
+    whole = render_prompt(tokenizer, row["prompt"])
+    responses = [_response_ids(tokenizer, whole, row[side]) for side in ("chosen", "rejected")]
+    if None in responses:
+        return "boundary"
+    prompt_text, cut = _fit_prompt(tokenizer, row["prompt"], min(max_prompt_length, max_length - max(map(len, responses))))
     if prompt_text is None:
         return "response_too_long"
-    prompt_ids = _ids(tokenizer, prompt_text)
-    for side, ids in zip(("chosen", "rejected"), responses, strict=True):
-        if _ids(tokenizer, prompt_text + row[side]) != prompt_ids + ids[:-1]:
-            return "boundary"
-    return EncodedPair(prompt_ids, *responses, prompt_text, row["chosen"], row["rejected"], cut)
+    if cut and [_response_ids(tokenizer, prompt_text, row[side]) for side in ("chosen", "rejected")] != responses:
+        return "boundary"
+    return EncodedPair(_ids(tokenizer, prompt_text), *responses, prompt_text, row["chosen"], row["rejected"], cut)
 
 
 def collate(pairs: Sequence[EncodedPair], pad_token_id: int) -> dict[str, Tensor]:
     """Right-padded tensors, the chosen rows first, then the rejected: input_ids, attention_mask, completion_mask, each [2B, S]."""
+    return pad_rows(score_rows(pairs), pad_token_id)
+
+
+def score_rows(pairs: Sequence[EncodedPair]) -> list[tuple[list[int], list[int]]]:
+    """(ids, mask) of every sequence, the chosen ones first; the mask is 1 on the response and its EOS."""
+    return [
+        (pair.prompt_ids + response, [0] * len(pair.prompt_ids) + [1] * len(response))
+        for side in ("chosen_ids", "rejected_ids")
+        for pair in pairs
+        for response in [getattr(pair, side)]
+    ]
+
+
+def pad_rows(rows: Sequence[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, Tensor]:
+    """Rows of (ids, mask) as right-padded tensors [len(rows), S]: input_ids, attention_mask, completion_mask."""
     import torch
 
-    rows = [(pair.prompt_ids, ids) for side in ("chosen_ids", "rejected_ids") for pair in pairs for ids in [getattr(pair, side)]]
-    longest = max(len(prompt) + len(response) for prompt, response in rows)
-    input_ids = torch.full((len(rows), longest), pad_token_id)
+    input_ids = torch.full((len(rows), max(len(ids) for ids, _ in rows)), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     completion_mask = torch.zeros_like(input_ids)
-    for i, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        input_ids[i, :end] = torch.tensor(prompt + response)
-        attention_mask[i, :end] = 1
-        completion_mask[i, len(prompt) : end] = 1
+    for i, (ids, mask) in enumerate(rows):
+        input_ids[i, : len(ids)] = torch.tensor(ids)
+        attention_mask[i, : len(ids)] = 1
+        completion_mask[i, : len(ids)] = torch.tensor(mask)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
-
-
-def to_trl_rows(tokenizer: Any, pairs: Sequence[EncodedPair]) -> list[dict[str, str]]:
-    """Rows for `trl.DPOTrainer`: rendered prompt and plain responses; TRL adds the one EOS and tokenises to the same ids.
-
-    Raises TrainingError when TRL's way of tokenising (with the tokenizer's own special tokens) would give other prompt ids.
-    """
-    rows = []
-    for pair in pairs:
-        prompt = pair.prompt_text
-        bos = tokenizer.bos_token
-        if bos and prompt.startswith(bos) and tokenizer(prompt)["input_ids"] != pair.prompt_ids:
-            prompt = prompt[len(bos) :]  # the tokenizer adds its BOS by itself
-        rows.append({"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected})
-    if rows and tokenizer(rows[0]["prompt"])["input_ids"] != pairs[0].prompt_ids:
-        raise TrainingError(
-            "このトークナイザーは学習時と生成時で別のトークン列になります。→ 別のモデルを選んでください。",
-            "This tokenizer gives other ids in training than in generation. -> Choose another model.",
-        )
-    return rows
 
 
 def _fit_prompt(tokenizer: Any, prompt: str | list[dict], room: int) -> tuple[str | None, int]:
@@ -137,6 +128,15 @@ def _fit_prompt(tokenizer: Any, prompt: str | list[dict], room: int) -> tuple[st
         messages[last] = {**messages[last], "content": text}
         length = len(_ids(tokenizer, render_prompt(tokenizer, messages)))
     return render_prompt(tokenizer, messages), full - length
+
+
+def _response_ids(tokenizer: Any, prompt_text: str, response: str) -> list[int] | None:
+    """The response as it continues the prompt, and one EOS; None where a token straddles the boundary.
+
+    Read together with its prompt: alone, a SentencePiece tokenizer would put a space before it that no generated text has.
+    """
+    prompt_ids, both = _ids(tokenizer, prompt_text), _ids(tokenizer, prompt_text + response)
+    return [*both[len(prompt_ids) :], tokenizer.eos_token_id] if both[: len(prompt_ids)] == prompt_ids else None
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -19,8 +19,9 @@ from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
 from .preflight import checked_trainer
-from .prompts import encode_pairs, to_trl_rows
-from .trl_api import build_trainer, total_steps
+from .prompts import encode_pairs
+from .settings import total_steps
+from .trl_api import build_trainer, readable_checkpoints
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class RunResult:
     """How the model was chosen, in words; a fallback is said first."""
     preflight: dict[str, Any] = field(default_factory=dict)
     """The precision that was trained in, and why the ones before it were rejected."""
+    done_by_us: list[str] = field(default_factory=list)
+    """What the installed TRL lacks and was done another way, in words."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -54,7 +57,7 @@ class RunResult:
             told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
         names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
         told += [f"{label}: {self.final[key]:.3f}" for key, label in names.items() if key in self.final]
-        return [*told, f"アダプター / adapter: {self.adapter}"]
+        return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
 
 
 def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False) -> RunResult:
@@ -112,25 +115,28 @@ def _train(
                 f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
-    rows = {side: to_trl_rows(loaded.tokenizer, encoded.pairs) for side, encoded in sides.items()}
     watchers = (
         HistoryCallback(run.training / "history.jsonl"),
         FiniteGuard(),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
+    done_by_us: list[str] = []
 
     def build(one: LoadedModel) -> Any:
-        return build_trainer(recipe, one.plan, one.model, one.tokenizer, rows["train"], rows["eval"], run.training, watchers)
+        pairs = [encoded.pairs for encoded in sides.values()]
+        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        return trainer
 
-    trainer, loaded, report = checked_trainer(recipe, loaded, build)
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
     write_json(run.training / "preflight.json", report.to_dict())
     if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
         write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
         run.update(model=loaded.record())
     checkpoint = last_checkpoint(run.training) if resume else None
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with readable_checkpoints():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
     if not _evaluated_at(trainer.state.global_step, read_history(run.training / "history.jsonl")):
         trainer.evaluate()
@@ -149,6 +155,7 @@ def _train(
         fingerprint=fingerprint,
         choice=loaded.lines(),
         preflight=report.summary(),
+        done_by_us=done_by_us,
     )
 
 

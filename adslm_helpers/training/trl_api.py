@@ -1,11 +1,17 @@
-"""The one place that knows how the installed TRL wants to be called. It asks signatures and fields, not version numbers."""
+"""The one place that knows how the installed TRL and transformers want to be called, from TRL 0.7.11 to today's.
+
+It asks signatures, dataclass fields and behaviour, not version numbers. Measured with 16 sets of packages: docs/compat.md.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +20,33 @@ from ..environment.packages import hide_old_torchao
 from ..errors import TrainingError
 from ..models.loading import lora_config
 from ..recipe import DpoRecipe
+from .prompts import EncodedPair, score_rows
+from .settings import trainer_settings
+from .trl_old import check_forward, is_old, levelled
+from .trl_rows import id_rows, scored_rows, text_rows
 
 # Newer name -> older name of the same argument.
 _OLDER_NAMES = {"eval_strategy": "evaluation_strategy", "use_cpu": "no_cuda"}
-# Gone where unneeded: what they ask for is done by us (prompts are cut before TRL sees them) or is TRL's only behaviour.
-_MAY_BE_ABSENT = {"max_prompt_length", "truncation_mode", "remove_unused_columns"}
+# May be absent: (what is done instead, Japanese, English).
+_DONE_BY_US = {
+    "max_prompt_length": ("プロンプトは学習の前に切ってあります", "prompts were cut before the training"),
+    "truncation_mode": ("長さは学習の前に合わせてあります", "every pair was made to fit beforehand"),
+}
+_SFT_BY_US = {"loss_weights": ("SFT の項はこちらで加えます", "the SFT term is added by us")}
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where each setting goes: to the config, to the trainer, or done by us, with the words for it."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    done_by_us: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What the installed versions lack and who does it instead, once, Japanese and English."""
+        told = [(name, *{**_DONE_BY_US, **_SFT_BY_US}[name]) for name in self.done_by_us]
+        return [f"この TRL に {name} はありません: {ja} / this TRL has no {name}: {en}" for name, ja, en in told]
 
 
 def build_trainer(
@@ -26,127 +54,197 @@ def build_trainer(
     plan: DevicePlan,
     model: Any,
     tokenizer: Any,
-    train_rows: list[dict],
-    eval_rows: list[dict],
+    train_pairs: Sequence[EncodedPair],
+    eval_pairs: Sequence[EncodedPair],
     folder: Path,
-    callbacks: tuple = (),
-) -> Any:
-    """A `trl.DPOTrainer` for the recipe with a fresh LoRA adapter; the reference is the same model with the adapter off.
+    callbacks: Sequence[Any] = (),
+) -> tuple[Any, list[str]]:
+    """A `trl.DPOTrainer` for the recipe with a fresh LoRA adapter, and what had to be done another way, in words.
 
-    `train_rows`, `eval_rows`: prompt (rendered), chosen, rejected. `folder`: runs/NAME/training.
-    Raises TrainingError when the installed TRL cannot be imported or lacks an argument that the recipe needs.
+    The reference is the same model with the adapter off. What is scored are the ids of the pairs, whatever TRL's own tokenising makes
+    of their texts. `folder`: runs/NAME/training.
+    Raises TrainingError when the installed TRL cannot be imported or lacks what the recipe needs.
     """
     hide_old_torchao()
-    DPOConfig, DPOTrainer = _import_trl()
-    from datasets import Dataset
-    from transformers import PrinterCallback, set_seed
+    config_class, trainer_class = _import_trl()
+    from transformers import PrinterCallback
 
-    settings = trainer_settings(recipe, plan, len(train_rows), folder)
-    config = DPOConfig(**fit_to(DPOConfig, settings))
-    set_seed(recipe.seed)  # before the adapter is made: older TRL draws its start from the global state
-    accepted = inspect.signature(DPOTrainer.__init__).parameters
+    old = is_old(trainer_class)
+    settings = trainer_settings(recipe, plan, len(train_pairs), folder)
+    route = find_route(settings, config_class, trainer_class, own_sft=old and recipe.sft_weight > 0)
+    if old:
+        trainer_class = levelled(trainer_class, recipe)
+
+    def construct(base: Any, rows: dict[str, list[dict]]) -> Any:
+        return _construct(recipe, trainer_class, config_class(**route.config), route.trainer, base, tokenizer, rows, callbacks)
+
+    sides = {"train": train_pairs, "eval": eval_pairs}
     with _no_dataset_bars():
-        trainer = DPOTrainer(
-            model=model,
-            ref_model=None,
-            args=config,
-            train_dataset=Dataset.from_list(train_rows),
-            eval_dataset=Dataset.from_list(eval_rows),
-            peft_config=lora_config(recipe, model),
-            callbacks=list(callbacks),
-            **{"processing_class" if "processing_class" in accepted else "tokenizer": tokenizer},
-        )
+        trainer = construct(model, {side: text_rows(pairs[:2]) for side, pairs in sides.items()})
+        if not _put_ids(trainer, sides):  # a TRL newer than all we know: let it tokenise, and look at what it made
+            trainer = construct(trainer.model.unload(), {side: text_rows(pairs) for side, pairs in sides.items()})
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; history.jsonl has them all
-    if len(trainer.train_dataset) != len(train_rows):
-        raise TrainingError(
-            f"TRL が {len(train_rows) - len(trainer.train_dataset)} 対を黙って除きました。→ max_length を大きくしてください。",
-            f"TRL dropped {len(train_rows) - len(trainer.train_dataset)} pairs on its own. -> Raise max_length.",
-        )
+    _check_scored(trainer, train_pairs)
+    told = route.lines() + (check_forward(trainer) if old else [])
+    _repair_accumulation(trainer)
     for parameter in trainer.model.parameters():
-        if (
-            parameter.requires_grad
-        ):  # TRL makes the adapter of a 4-bit model bfloat16: at small learning rates it then stands still
+        if parameter.requires_grad:
+            # TRL makes the adapter of a 4-bit model bfloat16: at small learning rates it then stands still
             parameter.data = parameter.data.float()
-    return trainer
+    return trainer, told
 
 
-def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: Path) -> dict[str, Any]:
-    """Every argument by its newest name, none left to a default: defaults moved between TRL versions."""
-    steps = total_steps(recipe, n_pairs)
-    return {
-        "output_dir": str(folder / "checkpoints"),
-        "seed": recipe.seed,
-        "data_seed": recipe.seed,
-        "num_train_epochs": recipe.num_train_epochs,
-        "max_steps": recipe.max_steps,
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.lr_scheduler_type,
-        "warmup_steps": round(recipe.warmup_ratio * steps),  # warmup_ratio is gone from transformers 5.15
-        "max_grad_norm": recipe.max_grad_norm,
-        "weight_decay": 0.0,
-        "optim": "adamw_torch",
-        "gradient_checkpointing": recipe.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "bf16": plan.bf16,
-        "fp16": plan.fp16,
-        "use_cpu": plan.device == "cpu",
-        "dataloader_pin_memory": plan.device == "cuda",
-        "logging_steps": recipe.logging_steps,
-        "logging_nan_inf_filter": False,  # on, it shows a NaN loss as 0.0
-        "logging_first_step": True,
-        "eval_strategy": "steps",
-        "eval_steps": max(1, steps // recipe.evals_per_run),
-        "save_strategy": "steps",
-        "save_steps": recipe.save_steps,
-        "save_total_limit": 2,
-        "save_only_model": False,
-        "report_to": [],  # TensorBoard is handed in as a callback: the argument for its folder is gone from transformers 5.15
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        # --- DPO ---
-        "beta": recipe.beta,
-        "label_smoothing": recipe.label_smoothing,
-        "max_length": recipe.max_length,
-        "max_prompt_length": recipe.max_prompt_length,
-        "truncation_mode": "keep_start",
-        "precompute_ref_log_probs": False,
-        "disable_dropout": True,
-        **_loss(recipe),
-    }
+def find_route(settings: dict[str, Any], config_class: type, trainer_class: type, own_sft: bool = False) -> Route:
+    """Where the installed versions take each setting; raises TrainingError for one that they lack and the recipe needs.
 
-
-def total_steps(recipe: DpoRecipe, n_pairs: int) -> int:
-    """Optimizer steps of the whole run, as transformers counts them."""
-    if recipe.max_steps > 0:
-        return recipe.max_steps
-    batches = -(-n_pairs // recipe.per_device_train_batch_size)
-    per_epoch = max(-(-batches // recipe.gradient_accumulation_steps), 1)
-    return max(1, -(-int(recipe.num_train_epochs * per_epoch * 1000) // 1000))
-
-
-def fit_to(config_class: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings under the names that `config_class` has; raises TrainingError for one that it lacks and the recipe needs."""
-    known = {field.name for field in dataclasses.fields(config_class)}
-    fitted, missing = {}, []
-    for name, value in settings.items():
-        target = name if name in known else _OLDER_NAMES.get(name, name)
-        if target in known:
-            fitted[target] = value
-        elif name not in _MAY_BE_ABSENT:
+    `settings`: by today's names. `own_sft`: the SFT term is added by us, and TRL is not told of it.
+    """
+    fields = {known.name for known in dataclasses.fields(config_class)}
+    accepted = set(inspect.signature(trainer_class.__init__).parameters)
+    wanted = dict(settings)
+    if own_sft or "loss_weights" not in fields:  # before lists of losses there was one, by its name
+        wanted["loss_type"] = wanted["loss_type"][0]
+        _refuse_unknown_loss(wanted["loss_type"], config_class, trainer_class)
+    if own_sft:
+        del wanted["loss_weights"]
+    config, trainer, missing = {}, {}, []
+    for name, value in wanted.items():
+        for candidate in (name, _OLDER_NAMES.get(name, name)):
+            target = config if candidate in fields else trainer if candidate in accepted else None
+            if target is not None:
+                target[candidate] = value
+                break
+        else:
             missing.append(name)
-    if missing == ["loss_weights"] and "rpo_alpha" in known:  # before lists of losses, the SFT term had an argument of its own
-        weight = settings["loss_weights"][1]
-        return {**fitted, "loss_type": settings["loss_type"][0], "rpo_alpha": weight}
-    if missing:
-        names = ", ".join(missing)
+    if lacking := [name for name in missing if name not in _DONE_BY_US]:
+        names = ", ".join(lacking)
         raise TrainingError(
             f"インストール済みの TRL / transformers には {names} がありません。→ trl>=0.29.1 を入れてください（ノートブック 00）。",
             f"The installed TRL / transformers lack {names}. -> Install trl>=0.29.1 (notebook 00).",
         )
-    return fitted
+    return Route(config, trainer, (*missing, *(_SFT_BY_US if own_sft else ())))
+
+
+@contextmanager
+def readable_checkpoints() -> Iterator[None]:
+    """Lets torch read numpy's random state in a checkpoint with weights_only=True; transformers before 4.48 does not ask it to."""
+    import numpy
+    import torch
+
+    rebuild = numpy.zeros(1).__reduce__()[0]  # a private function that numpy 2 keeps elsewhere
+    kinds = [type(numpy.dtype(kind)) for kind in ("uint32", "uint64", "int64", "float64")]
+    with torch.serialization.safe_globals([rebuild, numpy.ndarray, numpy.dtype, *kinds]):
+        yield
+
+
+def _construct(
+    recipe: DpoRecipe,
+    trainer_class: type,
+    config: Any,
+    options: dict[str, Any],
+    model: Any,
+    tokenizer: Any,
+    rows: dict[str, list[dict]],
+    callbacks: Sequence[Any],
+) -> Any:
+    from datasets import Dataset
+    from transformers import set_seed
+
+    name = "processing_class" if "processing_class" in inspect.signature(trainer_class.__init__).parameters else "tokenizer"
+    set_seed(recipe.seed)  # before the adapter is made: older TRL draws its start from the global state
+    trainer = trainer_class(
+        model=model,
+        ref_model=None,
+        args=config,
+        train_dataset=Dataset.from_list(rows["train"]),
+        eval_dataset=Dataset.from_list(rows["eval"]),
+        peft_config=lora_config(recipe, model),
+        callbacks=list(callbacks),
+        **{name: _with_bos(tokenizer) if hasattr(trainer_class, "build_tokenized_answer") else tokenizer},
+        **options,
+    )
+    setattr(trainer, name, tokenizer)
+    return trainer
+
+
+def _with_bos(tokenizer: Any) -> Any:
+    """A copy that has a BOS: TRL up to 0.9 puts one before every prompt, be there one or not. Its rows are replaced afterwards."""
+    if tokenizer.bos_token is not None:
+        return tokenizer
+    stand_in = copy.deepcopy(tokenizer)
+    stand_in.bos_token = tokenizer.eos_token
+    return stand_in
+
+
+def _put_ids(trainer: Any, sides: dict[str, Sequence[EncodedPair]]) -> bool:
+    """Replaces the trainer's datasets by our ids; False, and nothing done, where TRL's columns are not known."""
+    from datasets import Dataset
+
+    rows = {side: id_rows(getattr(trainer, f"{side}_dataset").column_names, pairs) for side, pairs in sides.items()}
+    if None in rows.values():
+        return False
+    for side, made in rows.items():
+        setattr(trainer, f"{side}_dataset", Dataset.from_list(made))
+    return True
+
+
+def _check_scored(trainer: Any, pairs: Sequence[EncodedPair]) -> None:
+    """Raises TrainingError unless the first batch scores exactly the tokens that the lesson shows, each response with its one EOS."""
+    if len(trainer.train_dataset) != len(pairs):
+        dropped = len(pairs) - len(trainer.train_dataset)
+        raise TrainingError(
+            f"TRL が {dropped} 対を黙って除きました。→ max_length を大きくしてください。",
+            f"TRL dropped {dropped} pairs on its own. -> Raise max_length.",
+        )
+    first = list(pairs[:2])
+    scored = scored_rows(trainer.data_collator([trainer.train_dataset[i] for i in range(len(first))]))
+    if scored is not None and scored != score_rows(first):
+        raise TrainingError(
+            "この TRL は、表示したものと別のトークンを採点します。→ ノートブック 00 の修復で、試験済みの TRL を入れてください。",
+            "This TRL scores other tokens than those shown. -> Install a tested TRL by the repair in notebook 00.",
+        )
+
+
+def _repair_accumulation(trainer: Any) -> None:
+    """Makes every micro-batch weigh 1 / gradient_accumulation_steps in the gradient.
+
+    transformers 5.4 and 5.5 divide twice; TRL 0.12 with transformers 4.46 does not divide at all. So one training step is taken with
+    a loss of 1 and no backward pass, what reaches the accelerator is looked at, and the accelerator divides by the rest.
+    """
+    import torch
+
+    steps = trainer.args.gradient_accumulation_steps
+    trainer.model_accepts_loss_kwargs = False  # DPO's loss is a mean over pairs: the number of tokens must not scale it
+    if steps == 1:
+        return
+    seen: list[float] = []
+    trainer.current_gradient_accumulation_steps = steps  # set by the training loop in newer versions
+    trainer.compute_loss = lambda *args, **options: torch.ones((), device=trainer.args.device)
+    trainer.accelerator.backward = lambda loss, **options: seen.append(loss.item())
+    try:
+        trainer.training_step(trainer.model, {"probe": torch.zeros(1)})
+    finally:
+        del trainer.compute_loss, trainer.accelerator.backward
+    rest = round(seen[0] * steps)
+    if rest not in (1, steps):
+        raise TrainingError(
+            f"この transformers は勾配の累積を {seen[0]:.3g} 倍にします（{steps} 回）。→ gradient_accumulation_steps を 1 にしてください。",
+            f"This transformers scales accumulated gradients by {seen[0]:.3g} ({steps} steps). -> Set gradient_accumulation_steps to 1.",
+        )
+    trainer.accelerator.gradient_accumulation_steps = rest
+
+
+def _refuse_unknown_loss(name: str, config_class: type, trainer_class: type) -> None:
+    """Raises TrainingError where the installed TRL lists its losses and this one is not among them."""
+    parameter = inspect.signature(trainer_class.__init__).parameters.get("loss_type")
+    hints = [known.type for known in dataclasses.fields(config_class) if known.name == "loss_type"]
+    hint = hints[0] if hints else parameter.annotation if parameter else None
+    known = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
+    if known and name not in known:
+        raise TrainingError(
+            f"インストール済みの TRL に loss_type = {name!r} はありません（{', '.join(known)}）。→ 別の loss_type か、新しい TRL を使ってください。",
+            f"The installed TRL has no loss_type {name!r} ({', '.join(known)}). -> Choose another loss_type, or a newer TRL.",
+        )
 
 
 @contextmanager
@@ -163,19 +261,18 @@ def _no_dataset_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _loss(recipe: DpoRecipe) -> dict[str, Any]:
-    if not recipe.sft_weight:
-        return {"loss_type": [recipe.loss_type]}
-    return {"loss_type": [recipe.loss_type, "sft"], "loss_weights": [1.0, recipe.sft_weight]}
-
-
 def _import_trl() -> tuple[type, type]:
+    """(class of the arguments, trainer class); before 0.9 the arguments were transformers' own."""
+    from transformers import TrainingArguments
+
     try:
-        from trl import DPOConfig, DPOTrainer
+        import trl
+        from trl import DPOTrainer
+
+        return getattr(trl, "DPOConfig", TrainingArguments), DPOTrainer
     except (ImportError, RuntimeError) as error:  # trl wraps the errors of its lazy imports in RuntimeError
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(
             f"TRL を読み込めません（{reason}）。→ ノートブック 00 の修復を実行してください。",
             f"TRL cannot be imported ({reason}). -> Run the repair in notebook 00.",
         ) from error
-    return DPOConfig, DPOTrainer

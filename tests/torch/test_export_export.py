@@ -1,6 +1,9 @@
 """`export_run` and `load_export` on a tiny random model with a random adapter."""
 
+import errno
 import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,11 +14,12 @@ from adslm_helpers.export import check as check_module
 from adslm_helpers.export import contents, export
 from adslm_helpers.export.export import export_run
 from adslm_helpers.export.load import load_export
+from adslm_helpers.export.publish import differing_files
 from adslm_helpers.models.generation import generate_texts
 from adslm_helpers.models.tiny import build_model, build_tokenizer
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import load_recipe
-from adslm_helpers.run import Run, sha256, write_json, write_jsonl
+from adslm_helpers.run import Run, read_json, sha256, write_json, write_jsonl
 
 PROMPTS = ["商品：麦茶", "商品：座椅", "商品：日傘", "商品：茶碗蒸し", "商品：とても長い名前の旅行かばん"]
 METRICS = {
@@ -245,6 +249,40 @@ def test_drive_takes_the_folder_under_adslm(run, tmp_path, monkeypatch):
     monkeypatch.setenv("ADSLM_DRIVE", str(tmp_path))
     result = export_run(run, kind="drive", merged=False)
     assert Path(result.path).parent == tmp_path / "adslm" and (Path(result.path) / "README.md").is_file()
+
+
+def test_on_colab_drive_is_mounted_and_the_copy_holds_what_the_manifest_says(run, colab):
+    before = set(run.export.glob("*"))
+    result = export_run(run, kind="drive", merged=False)
+    copy = colab.root / "my_drive" / "adslm" / Path(result.path).name
+    assert Path(result.path).is_relative_to(colab.drive_folder) and copy.is_dir()
+    assert not differing_files(copy, read_json(copy / "manifest.json")["files"])
+    assert set(run.export.glob("*")) == before and not list(copy.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOTCONN], ids=errno.errorcode.get)
+def test_export_that_does_not_get_onto_the_drive_is_kept_and_named(run, tmp_path, monkeypatch, number):
+    """Merging a large model takes minutes: a full Drive must not cost them."""
+    monkeypatch.setenv("ADSLM_DRIVE", str(tmp_path))
+
+    copy = shutil.copyfile
+
+    def fail(source, target, **options):
+        if Path(target).is_relative_to(tmp_path):
+            raise OSError(number, os.strerror(number), str(target))
+        return copy(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(ExportError) as caught:
+        export_run(run, "handover", kind="drive", merged=False)
+    with pytest.raises(ExportError, match=rf"{run.export}/handover-\d{{6}}"):  # again: the first one is not overwritten
+        export_run(run, "handover", kind="drive", merged=False)
+    assert not list(tmp_path.glob("*handover*")) and run.status("export") == "failed"
+    kept = run.export / "handover"
+    assert all(str(kept) in text for text in (caught.value.ja, caught.value.en))
+    load_export(kept, base=str(run.path.parents[1] / "private" / "my-base"))  # whole: checksums and all
+    for folder in run.export.glob("handover*"):
+        shutil.rmtree(folder)
 
 
 def test_a_run_that_is_not_trained_is_refused(tmp_path):

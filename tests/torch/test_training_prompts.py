@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adslm_helpers.models.templates import render_prompt
-from adslm_helpers.training.prompts import REASONS, collate, encode_pair, encode_pairs, to_trl_rows
+from adslm_helpers.training.prompts import REASONS, collate, encode_pair, encode_pairs
 
 ROW = {"prompt": "家計簿アプリの見出しを書いてください。", "chosen": "今すぐ始める", "rejected": "とても便利です"}
 
@@ -60,10 +60,36 @@ def test_chat_messages_and_a_string_prompt_read_the_same(tokenizer):
     assert render_prompt(tokenizer, messages) == render_prompt(tokenizer, ROW["prompt"])
 
 
-def test_trl_tokenises_our_rows_to_our_ids(tokenizer):
-    pairs = encode_pairs(tokenizer, [ROW], 256, 200).pairs
-    row = to_trl_rows(tokenizer, pairs)[0]
-    assert tokenizer(row["prompt"] + row["chosen"])["input_ids"] == pairs[0].prompt_ids + pairs[0].chosen_ids[:-1]
+class SpaceFirst:
+    """A SentencePiece tokenizer in small: every text starts with a space token, so a response alone is not what follows a prompt."""
+
+    all_special_tokens, eos_token_id = ("</s>",), 2
+    chat_template = "x"
+
+    def __init__(self, merge=()):
+        self.merge = merge
+
+    def __call__(self, text, add_special_tokens=False):
+        letters = ["▁", *text]
+        for pair in self.merge:
+            letters = "\0".join(letters).replace("\0".join(pair), pair).split("\0")
+        return {"input_ids": [3 + sum(ord(letter) * 7**n for n, letter in enumerate(token)) for token in letters]}
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        return "".join(message["content"] for message in messages) + ":"
+
+
+def test_a_response_is_read_as_it_continues_the_prompt():
+    """TRL 0.12 to 0.28 trained on a space before every text that no generated text has."""
+    pair = encode_pair(SpaceFirst(), {"prompt": "p", "chosen": "ab", "rejected": "c"}, 64, 32)
+    space = 3 + ord("▁")
+    assert pair.prompt_ids[0] == space and space not in pair.chosen_ids + pair.rejected_ids
+    assert len(pair.chosen_ids) == 3 and pair.chosen_ids[-1] == 2
+
+
+def test_a_token_across_the_boundary_is_a_reason_to_drop_the_pair():
+    """TRL 0.10 to 1.14 would have trained on the response without its first letter."""
+    assert encode_pair(SpaceFirst(merge=(":a",)), {"prompt": "p", "chosen": "ab", "rejected": "c"}, 64, 32) == "boundary"
 
 
 @pytest.mark.parametrize("text", ["", "　"])

@@ -312,3 +312,46 @@ def test_every_option_that_a_message_advises_exists():
             ):
                 named |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert {"--preset", "--prompt"} <= named and named <= options() | {"--target"}
+
+
+def test_setup_as_if_answers_for_the_other_machine_in_json(capsys):
+    assert cli.main(["setup", "--json", "--as-if", "colab-2026.08-gpu", "--preset", "colab_t4"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["as_if"] == "colab-2026.08-gpu" and value["probe"]["torch"] == "2.11.0+cu128" and value["plan"]["fp16"] is True
+    assert [line.split("<")[0].split(">")[0] for line in value["install"]["missing"]] == ["trl", "bitsandbytes"]
+    assert "repair" not in value and value["ok"] is False
+
+
+def test_setup_as_if_says_in_words_what_to_do_there(capsys):
+    assert cli.main(["setup", "--as-if", "colab-2025.07-gpu"]) == 0  # a report with problems is a report
+    shown = capsys.readouterr().out
+    assert "ランタイムのバージョン" in shown and "runtime version" in shown and "--fix" not in shown
+
+
+def test_setup_as_if_an_unknown_name_is_valid_json_too(capsys):
+    assert cli.main(["setup", "--json", "--as-if", "colab-1999"]) == 2
+    assert "colab-2026.08-gpu" in json.loads(capsys.readouterr().out)["error"]["en"]
+
+
+def test_setup_fix_runs_the_plan_and_reports_after_it(monkeypatch, capsys):
+    from adslm_helpers.environment import repair, report
+
+    order = []
+    plan = repair.InstallPlan(("trl>=0.29",), ("torch==2.13.0",), ("pip", "install", "trl>=0.29"))
+    done = repair.Repair(plan, {"trl": "1.16.0"}, 8.0, None)
+    monkeypatch.setattr(repair, "plan_install", lambda needed: order.append(needed) or plan)
+    monkeypatch.setattr(repair, "quick_fix", lambda given: order.append(given) or done)
+    monkeypatch.setattr(report, "environment_report", lambda recipe, as_if: order.append("report") or report_of(report))
+    assert cli.main(["setup", "--fix", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["repair"]["added"] == {"trl": "1.16.0"}
+    assert order == [(), plan, "report"]
+
+
+def report_of(report):
+    return report.EnvironmentReport("3.12", "Linux", None, "CPU", 2, 8.0, 9.0, None, None, {}, None, None, [])
+
+
+def test_setup_mends_this_machine_alone(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["setup", "--fix", "--as-if", "apple-m2-8gb"])
+    assert "not allowed with" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path):
 def test_hub_rows_have_places_and_failures_have_reasons(monkeypatch):
     asked = []
 
-    def load_dataset(name, split):
+    def load_dataset(name, split, token):
         asked.append((name, split))
         if name == "none/none":
             raise ConnectionError("no network\nsecond line")

@@ -5,13 +5,26 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import packaging.requirements  # loaded here, before `site` narrows the path
+import packaging.utils  # loaded here, before `site` narrows the path
 import packaging.version  # noqa: F401
 import pytest
+import yaml  # noqa: F401
+from packaging.requirements import Requirement
 
 from adslm_helpers.environment import packages
-from adslm_helpers.environment.packages import check_packages, hide_old_torchao, old_torchao_blocks_lora, requirements
+from adslm_helpers.environment.packages import (
+    check_packages,
+    colab_requirements,
+    hide_old_torchao,
+    old_torchao_blocks_lora,
+    optional_needs,
+    project_file,
+    requirements,
+)
 from adslm_helpers.errors import SetupError
+from adslm_helpers.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
 
 OWN = """Requires-Dist: trl!=1.15.0,<2,>=0.29.1
 Requires-Dist: torch>=2.6
@@ -85,7 +98,41 @@ def test_on_colab_nothing_of_the_runtime_is_to_be_upgraded(site, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20250725")
     found = by_name(check_packages())
     assert "pip" not in found["torch"].meaning_en and "runtime version" in found["torch"].meaning_en
-    assert "install cell" in found["trl"].meaning_en
+    assert "install cell" in found["trl"].meaning_en and "QUICK_FIX" in found["trl"].meaning_ja
+
+
+def test_on_colab_the_trl_to_install_leaves_its_packages_alone_and_a_newer_one_is_left_alone(site, monkeypatch):
+    """trl 1.x replaces datasets, pyarrow and huggingface_hub there; once somebody has done so, that set trains too."""
+    site(torch="2.11.0")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260815")
+    assert by_name(check_packages())["trl"].required == "<1,>=0.29.1"
+    site(own=None, trl="1.16.0")
+    assert by_name(check_packages())["trl"].ok
+
+
+def test_what_colab_lacks_is_read_from_its_one_place(site):
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements-colab.txt").read_text(encoding="utf-8").splitlines()]
+    assert [str(item) for item in colab_requirements()] == [str(Requirement(line)) for line in lines if line]
+    assert [item.name for item in colab_requirements()] == ["trl", "bitsandbytes"]
+
+
+def test_an_installation_without_its_requirement_files_says_so(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "_ROOT", tmp_path)
+    monkeypatch.setattr(packages, "_PACKAGED", tmp_path)
+    assert project_file("requirements.txt") is None
+    with pytest.raises(SetupError, match=r"requirements-colab\.txt"):
+        colab_requirements()
+
+
+def test_the_wheel_carries_what_is_read_at_run_time():
+    """`pip install .` on Colab leaves no clone beside the package."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name in ("requirements.txt", "requirements-colab.txt"):
+        assert f'"{name}" = "adslm_helpers/_data/{name}"' in text
+
+
+def test_4bit_recipes_need_bitsandbytes():
+    assert optional_needs(load_recipe("colab_t4")) == ("bitsandbytes",) and optional_needs(load_recipe("tiny")) == ()
 
 
 def test_optional_package_that_the_recipe_needs_is_required(site):

@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import zipfile
 
@@ -92,6 +93,47 @@ def test_a_copy_that_differs_gets_no_name(tmp_path, folder, monkeypatch, damage)
     with pytest.raises(ExportError, match=r"merged/model\.safetensors"):
         copy_folder(folder, tmp_path / "drive" / "out")
     assert not names(tmp_path / "drive")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left for"),
+        (errno.EDQUOT, "No space left for"),
+        (errno.EROFS, "Read-only"),
+        (errno.EIO, "I/O|Input"),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_a_drive_that_fails_half_way_gets_no_half_a_copy(tmp_path, folder, monkeypatch, number, said):
+    copy = shutil.copyfile
+
+    def copyfile(source, target):
+        if source.name == "manifest.json":  # the last one
+            raise OSError(number, os.strerror(number), str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    with pytest.raises(ExportError, match=said) as caught:
+        copy_folder(folder, tmp_path / "drive" / "out")
+    assert "→" in caught.value.ja and "partial files were removed" in caught.value.en
+    assert not names(tmp_path / "drive") and names(folder) == ["manifest.json", "merged", "カード.md"]
+
+
+def test_a_drive_that_died_is_named_and_what_it_may_hold_is_not_said_to_be_removed(tmp_path, folder, monkeypatch):
+    """Errno 107 on everything: the cleaning fails as well and must not hide the first error."""
+
+    def dead(*_arguments, **_keywords):
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(shutil, "copyfile", dead)
+    monkeypatch.setattr(shutil, "rmtree", dead)
+    with pytest.raises(ExportError, match="Transport endpoint") as caught:
+        copy_folder(folder, tmp_path / "drive" / "out")
+    for text in (caught.value.ja, caught.value.en):
+        assert ".out.partial" in text
+    assert "removed. ->" not in caught.value.en and "消しました" not in caught.value.ja
+    assert not (tmp_path / "drive" / "out").exists()
 
 
 def test_a_copy_holds_the_manifest_too(tmp_path, folder):
