@@ -238,7 +238,7 @@ def test_how_weights_reach_each_device(machine, asked, expected, monkeypatch):
 
     recipe = recipe_from_dict({**load_recipe("smoke").to_dict(), **asked})
     moved, seen = [], {}
-    model = SimpleNamespace(config=SimpleNamespace(), modules=list)
+    model = SimpleNamespace(config=SimpleNamespace(), modules=list, get_output_embeddings=lambda: torch.nn.Linear(1, 1))
     model.to = lambda device: moved.append(device) or model
 
     def fake(where, **options):

@@ -53,12 +53,12 @@ def failed(trainer, loaded, pairs, plan=None):
 
 
 def break_when(monkeypatch, dtype, spoil):
-    """Every model that is loaded in `dtype` has `spoil` done to its logits."""
+    """Every model that is loaded in `dtype` has `spoil` done to its last hidden states."""
 
     def load(recipe, plan=None):
         loaded = load_model(recipe, plan)
         if loaded.plan.dtype == dtype:
-            loaded.model.lm_head.register_forward_hook(lambda module, inputs, output: spoil(output))
+            loaded.model.model.norm.register_forward_hook(lambda module, inputs, output: spoil(output))
         return loaded
 
     monkeypatch.setattr(train_module, "load_model", load)
