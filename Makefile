@@ -8,7 +8,7 @@ MODEL ?=
 PRESET ?=
 VERSIONS ?=
 
-.PHONY: run test test-fast compat lab bench lint clean
+.PHONY: run test test-fast compat memory-check lab bench lint clean
 
 # The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
 $(VENV)/ready: requirements.txt pyproject.toml
@@ -36,6 +36,9 @@ lab: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python scripts/benchmark.py
+
+memory-check: $(VENV)/ready
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/memory_check.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -11,51 +11,16 @@ from dataclasses import dataclass
 from ..errors import RecipeError, SetupError
 from ..recipe import DpoRecipe, load_recipe, preset_names
 from .machine import GIB, Probe, load_psutil, probe_machine
+from .reasons import REASONS
 
 # Machines report a little less than their label: a "16 GB" T4 has 14.6-14.7 GiB, an "8 GB" container 7.8.
 _TOLERANCE = 0.95
 # Of a Mac's shared memory Metal hands out about two thirds: 5.3 GB of 8, 10.7 GB of 16.
 _MPS_SHARE = 2 / 3
-# What a DPO step with LoRA and checkpointing needs beside the weights, at 512 tokens: 0.8 GB (batch 1) to 2.3 GB (batch 4).
-_STEP_GIB = 2.0
+# Left to what the allocator wastes on a GPU, and to the system on a CPU (an eighth of a small machine).
+_CUDA_RESERVE, _CPU_RESERVE = 0.5, 1.5
 _WATERMARKS = {"PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0", "PYTORCH_MPS_LOW_WATERMARK_RATIO": "0.9"}
 
-_REASONS = {
-    "cpu": (
-        "CPU では float32 がいちばん確実で、多くの場合いちばん速いためです。",
-        "On a CPU float32 is the safest choice and usually the fastest.",
-    ),
-    "cuda_bf16": (
-        "この GPU は bfloat16 を直接計算でき、桁あふれの心配がないためです。アダプターは float32 です。",
-        "This GPU computes bfloat16 in hardware, and it does not overflow. Adapters stay float32.",
-    ),
-    "cuda_fp16": (
-        "この GPU（T4 の世代）に本物の bfloat16 はないため、float16 の自動混合精度で計算します。"
-        "桁あふれを防ぐため、アダプターと量子化しない重みは float32 です。",
-        "This GPU (T4 generation) has no real bfloat16, so it computes in float16 by AMP. "
-        "Adapters and unquantised weights stay float32, so that nothing overflows.",
-    ),
-    "cuda_fp32": (
-        "この GPU では半精度にしても速くならないため、float32 で計算します。",
-        "This GPU gains nothing from half precision, so it computes in float32.",
-    ),
-    "mps_4bit": (
-        "4-bit の重みには bfloat16 を組み合わせます（float16 は桁あふれします）。",
-        "4-bit weights go with bfloat16 (float16 overflows).",
-    ),
-    "mps_fp32": (
-        "Apple の GPU では float32 がいちばん確実で、メモリに収まるためです。",
-        "On an Apple GPU float32 is the safest choice, and it fits into memory.",
-    ),
-    "mps_bf16": (
-        "float32 ではメモリに収まらないため、重みを bfloat16 にします。アダプターは float32 です。",
-        "In float32 it would not fit into memory, so the weights are bfloat16. Adapters stay float32.",
-    ),
-    "mps_tight": (
-        "メモリが足りないおそれがありますが、bfloat16 には macOS 14 と torch 2.6 以上が必要で、float16 は桁あふれするためです。",
-        "Memory may not suffice, but bfloat16 needs macOS 14 and torch 2.6, and float16 overflows.",
-    ),
-}
 _GPU_HINT = (
     "。Colab ではメニュー「ランタイム」>「ランタイムのタイプを変更」で GPU を選べます。",
     ". On Colab, menu Runtime > Change runtime type offers GPUs.",
@@ -81,6 +46,26 @@ class DevicePlan:
     """GiB that the device can address."""
     name: str
     """Name of the GPU or the processor."""
+    usable_gb: float | None = None
+    """GiB of it that a training may take; see `usable_memory`."""
+    attention: str = "sdpa"
+    """'eager' on MPS: fused attention gives NaN there for rows that are all padding. Else transformers' own choice."""
+    pad_to_multiple_of: int | None = None
+    """Batches are padded to a multiple of this: the MPS allocator keeps a set of buffers for every shape that it meets."""
+    empty_cache_steps: int | None = None
+    """Steps after which cached memory is handed back (the trainer's `torch_empty_cache_steps`)."""
+    generation_batch: int = 16
+    """Prompts answered at once; 1 where left-padded batches cannot be trusted (MPS before torch 2.9)."""
+
+    @property
+    def pin_memory(self) -> bool:
+        """Page-locked batches speed up the copy to a CUDA GPU; MPS has no such copy and warns."""
+        return self.device == "cuda"
+
+    @property
+    def num_workers(self) -> int:
+        """0: batches of a few hundred tokens are quicker made here than handed over by another process."""
+        return 0
 
     @property
     def compute_dtype(self) -> str:
@@ -88,22 +73,42 @@ class DevicePlan:
         return "bfloat16" if self.bf16 else "float16" if self.fp16 else self.dtype
 
 
-def choose_device(recipe: DpoRecipe, probe: Probe | None = None, n_params: float | None = None) -> DevicePlan:
+def choose_device(recipe: DpoRecipe, probe: Probe | None = None, float32_fits: bool | None = None) -> DevicePlan:
     """The device and precision for `recipe` on the machine `probe` (this one by default), with the reason.
 
-    `n_params`, the number of weights of the model, decides on a Mac whether float32 fits; without it the preset's own
+    `float32_fits`: whether the model fits in float32, which decides on a Mac; `models.plan` knows. Without it the preset's own
     `needs_memory_gb` does. Raises SetupError when the recipe asks for a device that is not there, RecipeError for a dtype that
     cannot work on it.
     """
     probe = probe or probe_machine()
     device = _device(recipe, probe)
     if recipe.dtype == "auto":
-        dtype, amp, why = _auto(device, recipe, probe, n_params)
-        ja, en = _REASONS[why]
+        dtype, amp, why = _auto(device, recipe, probe, float32_fits)
+        ja, en = REASONS[why]
     else:
         dtype, amp, ja, en = _as_asked(device, recipe.dtype, probe)
-    name = probe.name if device == probe.kind else "CPU"
-    return DevicePlan(device, dtype, amp == "bf16", amp == "fp16", ja, en, probe.memory_of(device), name)
+    return DevicePlan(
+        device=device,
+        dtype=dtype,
+        bf16=amp == "bf16",
+        fp16=amp == "fp16",
+        reason_ja=ja,
+        reason_en=en,
+        memory_gb=probe.memory_of(device),
+        name=probe.name if device == probe.kind else "CPU",
+        usable_gb=usable_memory(device, probe),
+        **(_mps_settings(probe) if device == "mps" else {}),
+    )
+
+
+def usable_memory(device: str, probe: Probe) -> float | None:
+    """GiB of the device's memory that a training may take: not all is handed out, and the system needs its share."""
+    memory = probe.memory_of(device)
+    if memory is None:
+        return None
+    if device == "mps":
+        return memory * _MPS_SHARE
+    return memory - (_CUDA_RESERVE if device == "cuda" else min(_CPU_RESERVE, memory / 8))
 
 
 def check_preset_fits(recipe: DpoRecipe, probe: Probe) -> None:
@@ -165,6 +170,12 @@ def configure_mps_environment() -> dict[str, str]:
     return settings
 
 
+def mps_environment() -> dict[str, str]:
+    """The settings of `configure_mps_environment` as they are on this Mac ('' where not set); elsewhere as they would be set on one."""
+    wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", **_WATERMARKS}
+    return {name: os.environ.get(name, "") for name in wanted} if sys.platform == "darwin" else wanted
+
+
 def _lack(recipe: DpoRecipe, probe: Probe) -> tuple[str, str] | None:
     """What the recipe's preset needs and this machine does not have, in Japanese and English; None when it fits."""
     device = probe.kind if recipe.device == "auto" else recipe.device
@@ -197,12 +208,21 @@ def _device(recipe: DpoRecipe, probe: Probe) -> str:
     )
 
 
-def _auto(device: str, recipe: DpoRecipe, probe: Probe, n_params: float | None) -> tuple[str, str | None, str]:
+def _mps_settings(probe: Probe) -> dict:
+    return {
+        "attention": "eager",
+        "pad_to_multiple_of": 64,
+        "empty_cache_steps": 10,
+        "generation_batch": 16 if _torch_version(probe) >= (2, 9) else 1,
+    }
+
+
+def _auto(device: str, recipe: DpoRecipe, probe: Probe, float32_fits: bool | None) -> tuple[str, str | None, str]:
     """(dtype of the weights, AMP mode or None, key of the reason) for dtype = 'auto'."""
     if device == "cuda":
         return _auto_cuda(probe.compute_capability or (0, 0))
     if device == "mps":
-        return _auto_mps(recipe, probe, n_params)
+        return _auto_mps(recipe, probe, float32_fits)
     return "float32", None, "cpu"
 
 
@@ -216,27 +236,24 @@ def _auto_cuda(compute: tuple[int, int]) -> tuple[str, str | None, str]:
     return "float32", None, "cuda_fp32"
 
 
-def _auto_mps(recipe: DpoRecipe, probe: Probe, n_params: float | None) -> tuple[str, str | None, str]:
+def _auto_mps(recipe: DpoRecipe, probe: Probe, float32_fits: bool | None) -> tuple[str, str | None, str]:
     # Never float16, and no AMP: bfloat16 saves memory there (M1 and M2 emulate it), float32 adapters keep the precision.
     can_bf16 = _mps_has_bfloat16(probe)
     if recipe.load_in_4bit and can_bf16:
         return "bfloat16", None, "mps_4bit"
-    if recipe.load_in_4bit or _float32_fits(recipe, probe, n_params):
+    if float32_fits is None:
+        float32_fits = probe.memory_gb is None or recipe.needs_memory_gb * _TOLERANCE <= probe.memory_gb
+    if recipe.load_in_4bit or float32_fits:
         return "float32", None, "mps_fp32"
     return ("bfloat16", None, "mps_bf16") if can_bf16 else ("float32", None, "mps_tight")
 
 
-def _float32_fits(recipe: DpoRecipe, probe: Probe, n_params: float | None) -> bool:
-    if probe.memory_gb is None:
-        return True
-    if n_params is None:
-        return recipe.needs_memory_gb * _TOLERANCE <= probe.memory_gb
-    return 4 * n_params / GIB + _STEP_GIB <= probe.memory_gb * _MPS_SHARE
-
-
 def _mps_has_bfloat16(probe: Probe) -> bool:
-    torch_version = tuple(int(number) for number in re.findall(r"\d+", probe.torch)[:2])
-    return torch_version >= (2, 6) and (probe.macos or (0,)) >= (14,)
+    return _torch_version(probe) >= (2, 6) and (probe.macos or (0,)) >= (14,)
+
+
+def _torch_version(probe: Probe) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", probe.torch)[:2])
 
 
 def _as_asked(device: str, dtype: str, probe: Probe) -> tuple[str, str | None, str, str]:

@@ -14,6 +14,8 @@ from ..errors import SetupError
 
 GIB = 2**30
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CONTAINER_USE = Path("/sys/fs/cgroup/memory.current")
+_CONTAINER_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Probe:
     """Version of torch."""
     ram_gb: float | None = None
     """GiB of the machine itself; `memory_gb` where nothing else is said and no GPU has memory of its own."""
+    free_gb: float | None = None
+    """GiB of `memory_gb` that nobody uses now. None: unknown, as on described machines."""
+    ram_free_gb: float | None = None
+    """GiB of `ram_gb` that nobody uses now."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -45,6 +51,10 @@ class Probe:
     def memory_of(self, device: str) -> float | None:
         """GiB that `device` can address."""
         return self.memory_gb if device == self.kind else (self.ram_gb if self.kind == "cuda" else self.memory_gb)
+
+    def free_of(self, device: str) -> float | None:
+        """GiB that `device` has free now."""
+        return self.free_gb if device == self.kind else (self.ram_free_gb if self.kind == "cuda" else self.free_gb)
 
     def describe(self, device: str | None = None) -> str:
         """'cuda (Tesla T4, 14.7 GiB)'; the machine's best device unless another is named."""
@@ -58,26 +68,36 @@ class Probe:
 def probe_machine() -> Probe:
     """The machine under this process; imports torch, and raises SetupError when torch is absent or cannot be loaded."""
     torch = _import_torch()
-    ram = total_memory_gb()
-    facts = {"torch": str(torch.__version__), "macos": _macos_version(), "ram_gb": ram}
+    ram, free = total_memory_gb(), free_memory_gb()
+    facts = {"torch": str(torch.__version__), "macos": _macos_version(), "ram_gb": ram, "ram_free_gb": free}
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         capability = tuple(torch.cuda.get_device_capability(0))
-        memory = gpu.total_memory / GIB
-        return Probe("cuda", gpu.name, capability, memory, n_devices=torch.cuda.device_count(), **facts)
+        memory, here = gpu.total_memory / GIB, torch.cuda.mem_get_info(0)[0] / GIB
+        return Probe("cuda", gpu.name, capability, memory, n_devices=torch.cuda.device_count(), free_gb=here, **facts)
     kind = "mps" if torch.backends.mps.is_available() else "cpu"
-    return Probe(kind, processor_name(), memory_gb=ram, **facts)
+    return Probe(kind, processor_name(), memory_gb=ram, free_gb=free, **facts)
 
 
 def total_memory_gb() -> float | None:
     """GiB of memory that this process may have: the machine's, or its container's limit; None where nobody says."""
-    total = _machine_bytes()
-    try:
-        limit = int(_CONTAINER_LIMIT.read_text())
-    except (OSError, ValueError):  # not Linux, or "max": no limit
-        limit = None
-    known = [amount for amount in (total, limit) if amount]
+    known = [amount for amount in (_machine_bytes(), _container_bytes(_CONTAINER_LIMIT)) if amount]
     return min(known) / GIB if known else None
+
+
+def free_memory_gb() -> float | None:
+    """GiB that this process could still get without swapping; None without psutil.
+
+    In a container the rest of its limit, if that is less; its cache of files read earlier is given up on demand and counts as free.
+    """
+    psutil = load_psutil()
+    if psutil is None:
+        return None
+    free = psutil.virtual_memory().available
+    limit, used = _container_bytes(_CONTAINER_LIMIT), _container_bytes(_CONTAINER_USE)
+    if limit and used:
+        free = min(free, max(limit - used + _container_cache(), 0))
+    return free / GIB
 
 
 def processor_name() -> str:
@@ -125,6 +145,21 @@ def _machine_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
+
+
+def _container_bytes(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not Linux, not in a container, or "max": no limit
+        return None
+
+
+def _container_cache() -> int:
+    try:
+        found = re.search(r"^inactive_file (\d+)$", _CONTAINER_STATISTICS.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) if found else 0
 
 
 def _macos_version() -> tuple[int, ...] | None:

@@ -10,30 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ..environment.device import DevicePlan, choose_device
-from ..environment.hub_token import hf_token
+from ..environment.hub_token import has_hub_token, hf_token
+from ..environment.machine import Probe, probe_machine
 from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..recipe import EMBEDDED, DpoRecipe
-from .catalog import CATALOG, ModelFacts, facts_from_config
+from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_targets
 from .generation import generate_texts
+from .local import local_config
 from .memory import plan_memory
+from .plan import Skipped, does_not_fit, gated, no_model, plan_model, wrong_architecture
 from .templates import ensure_chat_template
 from .tiny import embedded_model_path
-
-LORA_TARGETS = {
-    "gpt2": ("c_attn", "c_proj"),
-    "gpt_neox": ("query_key_value", "dense"),
-}
-_DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A model of the list that was not used, and why."""
-
-    name: str
-    ja: str
-    en: str
 
 
 @dataclass
@@ -71,40 +59,38 @@ class LoadedModel:
             "name": self.name,
             "device": self.plan.device,
             "dtype": self.plan.dtype,
-            "skipped": [{"name": skip.name, "reason": skip.en} for skip in self.skipped],
+            "skipped": [{"name": skip.name, "kind": skip.kind, "reason": skip.en} for skip in self.skipped],
             "notes": self.notes,
         }
 
 
-def load_model(recipe: DpoRecipe, plan: DevicePlan | None = None) -> LoadedModel:
+def load_model(recipe: DpoRecipe, plan: DevicePlan | None = None, *, training: bool = True) -> LoadedModel:
     """The first model of `recipe.models` that can be used here, on its device, without an adapter.
 
+    `plan`: the device of `plan_run`; without it each model is planned for by itself. `training` False: room for a step is not asked for.
     Raises ModelError, listing every reason, when none can; with `recipe.fallback` off, when the first cannot.
     """
     hide_kernel_notice()
-    plan = plan or choose_device(recipe)
     reachable = functools.cache(_hub_answers)  # asked once for the whole list, and only when a hub model is on it
+    probe = functools.cache(probe_machine)
     skipped: list[Skipped] = []
     for name in recipe.models if recipe.fallback else recipe.models[:1]:
-        loaded = _too_large(name, CATALOG.get(name), recipe, plan) or _try_load(name, recipe, plan, reachable)
+        device = plan or _device_for(name, recipe, probe())
+        refused = _refused(name, CATALOG.get(name), recipe, device, training)
+        loaded = refused or _try_load(name, recipe, device, reachable, training)
         if isinstance(loaded, Skipped):
             skipped.append(loaded)
             continue
         loaded.skipped = skipped
         return loaded
-    ja = "\n".join(f"  - {skip.name}: {skip.ja}" for skip in skipped)
-    en = "\n".join(f"  - {skip.name}: {skip.en}" for skip in skipped)
-    raise ModelError(
-        f"使えるモデルがありません。\n{ja}\n→ models に '{EMBEDDED}' を加えると、ネットワークなしで試せます。",
-        f"No model of the list can be used here.\n{en}\n-> Add '{EMBEDDED}' to `models` to try the road without a network.",
-    )
+    raise no_model(skipped)
 
 
 def load_named(name: str, recipe: DpoRecipe, adapter: Path | None = None) -> LoadedModel:
     """Exactly the model `name` (as a manifest recorded it), with the PEFT adapter of a folder on it when one is given."""
     from dataclasses import replace
 
-    loaded = load_model(replace(recipe, models=(name,), fallback=False))
+    loaded = load_model(replace(recipe, models=(name,), fallback=False), training=False)
     if adapter is not None:
         from peft import PeftModel
 
@@ -114,12 +100,10 @@ def load_named(name: str, recipe: DpoRecipe, adapter: Path | None = None) -> Loa
 
 
 def lora_config(recipe: DpoRecipe, model: Any) -> Any:
-    """The `peft.LoraConfig` of the recipe; 'auto' targets are the attention projections of the model's architecture."""
+    """The `peft.LoraConfig` of the recipe; 'auto', or attention names of another architecture, mean the model's own."""
     from peft import LoraConfig
 
-    targets = recipe.lora_target_modules
-    if targets == ("auto",):
-        targets = LORA_TARGETS.get(model.config.model_type, _DEFAULT_TARGETS)
+    targets = lora_targets(model.config.model_type, recipe.lora_target_modules)
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if not present & set(targets):
         raise ModelError(
@@ -136,18 +120,24 @@ def lora_config(recipe: DpoRecipe, model: Any) -> Any:
     )
 
 
-def _too_large(name: str, facts: ModelFacts | None, recipe: DpoRecipe, plan: DevicePlan) -> Skipped | None:
-    """A Skipped when a model of this shape cannot fit in the device's memory; None when it can, or nothing is known."""
-    if facts is None or plan.memory_gb is None:
+def _device_for(name: str, recipe: DpoRecipe, probe: Probe) -> DevicePlan:
+    """The device and precision that this model is planned for; where it does not fit at all, those that need least."""
+    found = plan_model(name, recipe, probe)
+    return choose_device(recipe, probe, float32_fits=False) if isinstance(found, Skipped) else found.device
+
+
+def _refused(name: str, facts: ModelFacts | None, recipe: DpoRecipe, device: DevicePlan, training: bool) -> Skipped | None:
+    """A Skipped for what is known before the model is asked for: it cannot fit, or it is gated and there is no token."""
+    if facts is None:
         return None
-    need = plan_memory(facts, recipe, plan.dtype).total
-    if need <= plan.memory_gb:
-        return None
-    return Skipped(
-        name,
-        f"約 {need:.1f} GB 必要ですが、使えるのは {plan.memory_gb:.1f} GB です",
-        f"needs about {need:.1f} GB, {plan.memory_gb:.1f} GB is there",
-    )
+    if device.usable_gb is not None:
+        memory = plan_memory(facts, recipe, device)
+        need = memory.total if training else memory.overhead + memory.weights
+        if need > device.usable_gb:
+            return does_not_fit(name, facts, recipe, device)
+    if facts.gated and local_config(name) is None and not has_hub_token():
+        return gated(name)
+    return None
 
 
 def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
@@ -158,12 +148,15 @@ def _too_long(name: str, config: Any, recipe: DpoRecipe) -> Skipped | None:
         return None
     return Skipped(
         name,
+        "too_long",
         f"このモデルが読めるのは {positions} トークンまでですが、レシピは {asked} です（max_length か max_new_tokens を小さく）",
         f"reads {positions} tokens at most, the recipe asks for {asked} (lower max_length or max_new_tokens)",
     )
 
 
-def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool]) -> LoadedModel | Skipped:
+def _try_load(
+    name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callable[[], bool], training: bool = True
+) -> LoadedModel | Skipped:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -172,10 +165,10 @@ def _try_load(name: str, recipe: DpoRecipe, plan: DevicePlan, reachable: Callabl
     access = {"local_files_only": only_local, "token": None if only_local else hf_token()}
     try:
         config = AutoConfig.from_pretrained(where, **access)
-        if too_large := _too_large(name, facts_from_config(config), recipe, plan):
-            return too_large
-        if too_long := _too_long(name, config, recipe):
-            return too_long
+        if not is_causal(config):
+            return wrong_architecture(name, config)
+        if refused := _refused(name, facts_from_config(config), recipe, plan, training) or _too_long(name, config, recipe):
+            return refused
         tokenizer = AutoTokenizer.from_pretrained(where, **access)
         model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
@@ -264,12 +257,20 @@ def _keep_layout(model: Any) -> Any:
 def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:
     """The reason of a failed load in words. The error's own text is kept short: hub errors quote whole pages."""
     text = " ".join(str(error).split())[:160]
+    if "Unrecognized configuration class" in text:
+        ja, en = "文の続きを書くモデル（causal LM）ではありません", "not a model that continues a text (causal LM)"
+        return Skipped(name, "wrong_architecture", f"{ja}（{text}）", f"{en}: {text}")
     if name == EMBEDDED or Path(name).expanduser().is_dir():
-        return Skipped(name, f"フォルダーのモデルを読めません（{text}）", f"the model in this folder cannot be read ({text})")
+        ja, en = f"フォルダーのモデルを読めません（{text}）", f"the model in this folder cannot be read ({text})"
+        return Skipped(name, "unreadable", ja, en)
+    if "not a valid model identifier" in text:  # the hub also answers 401 to a name that it does not have
+        return Skipped(
+            name, "missing", f"ハブにこの名前のモデルはありません（{text}）", f"the hub has no model of this name ({text})"
+        )
     if "gated" in text.lower() or "401" in text or "403" in text:
-        return Skipped(name, "利用許諾が必要です（HF_TOKEN を設定）", "gated: accept its licence on the hub and set HF_TOKEN")
+        return gated(name)
     if only_local:
-        return Skipped(name, "ネットワークがなく、手元にもありません", "no network, and not in the local cache")
+        return Skipped(name, "offline", "ネットワークがなく、手元にもありません", "no network, and not in the local cache")
     if isinstance(error, OSError):
-        return Skipped(name, f"見つからないか、取得できません（{text}）", f"not found or not downloadable ({text})")
-    return Skipped(name, f"この環境では読めません（{text}）", f"cannot be loaded here ({text})")
+        return Skipped(name, "missing", f"見つからないか、取得できません（{text}）", f"not found or not downloadable ({text})")
+    return Skipped(name, "unreadable", f"この環境では読めません（{text}）", f"cannot be loaded here ({text})")

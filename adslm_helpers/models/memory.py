@@ -1,46 +1,190 @@
-"""Memory of one DPO + LoRA step, from the model's shape alone, before anything is downloaded."""
+"""Memory of one DPO + LoRA step, from the model's shape alone, before anything is downloaded.
+
+Each term counts tensors that the code of torch, peft and trl keeps alive at the peak; docs/results/memory.md holds the measurements.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..environment.device import DevicePlan
+from ..environment.machine import GIB
 from ..recipe import DpoRecipe
 from .catalog import ModelFacts
 
-GIB = 1024**3
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# NF4: half a byte, one byte of scale for 64 weights, and a float32 for 256 of these scales (double quantisation).
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+# CPU: Python, torch, transformers, trl, peft and datasets once loaded (measured). GPUs (never measured here): the context of CUDA;
+# Metal's heaps, whose buffers are rounded up and kept by shape.
+OVERHEAD_GB = {"cpu": 0.7, "mps": 0.5, "cuda": 0.6}
+SMALL_TILES = (512, 4096)
+_TRL_TILES = (4096, 32768)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How the installed TRL turns hidden states into log-probabilities."""
+
+    kind: str
+    """'full': whole logits; 'torch': tiles folded in torch; 'triton': tiles folded by a GPU kernel."""
+    copies: float
+    """Live copies of the logits of a batch, or of one tile, at the peak of a training step."""
+    eval_copies: float
+    """The same of an evaluation."""
+    rows: int = 0
+    """Further rows of logits: of the chunks of 128 tokens, three copies each, in which TRL measures the entropy."""
+    tile: tuple[int, int] = _TRL_TILES
+    """(tokens, vocabulary) of one tile."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Parts of the peak in GiB."""
 
+    overhead: float
+    """Of the process on a CPU, of context or heaps on a GPU."""
     weights: float
     lora: float
+    """Adapter weights and their gradients, float32."""
+    optimizer: float
+    """Adam's two moments, float32."""
     activations: float
-    head: float
+    """Kept from the forward pass for the backward pass."""
+    work: float
+    """What one layer needs on top while it is computed."""
+    logits: float
+    """What the output layer and the loss need on top."""
+    reference: float
+    """0: the same weights with the adapter off."""
+    evaluation: float
+    """What an evaluation batch needs on top of weights, adapter and optimizer."""
+
+    @property
+    def fixed(self) -> float:
+        """What is there the whole time."""
+        return self.overhead + self.weights + self.lora + self.optimizer + self.reference
 
     @property
     def total(self) -> float:
-        return self.weights + self.lora + self.activations + self.head
+        """The peak: a training step or an evaluation, whichever is larger."""
+        return self.fixed + max(self.activations + max(self.work, self.logits), self.evaluation)
+
+    def to_dict(self) -> dict[str, float]:
+        """Every part and the total, GiB."""
+        return {name: round(value, 3) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-def plan_memory(facts: ModelFacts, recipe: DpoRecipe, dtype: str) -> MemoryPlan:
-    """Estimate for a training step: weights, adapter with its Adam moments, activations kept for the backward pass, logits.
+def plan_memory(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, head: Head | None = None) -> MemoryPlan:
+    """The peak of training `facts` by `recipe` on the device and in the precision of `plan`.
 
-    The reference costs nothing (same weights, adapter off). Both sides of every pair run at once, hence the factor 2.
+    `head`: how TRL scores tokens, by default as the installed one does on this device. Sequences of `max_length` are assumed: shorter
+    ones need less. Both sides of every pair run at once, hence 2 x batch x length tokens.
     """
-    width = _BYTES[dtype]
+    head = head or head_of_trl(plan.device)
+    width = BYTES[plan.dtype]
     tokens = 2 * recipe.per_device_train_batch_size * recipe.max_length
-    embeddings = facts.vocabulary * facts.hidden
-    if recipe.load_in_4bit:  # embeddings stay unquantised
-        weights = (facts.parameters - embeddings) * 0.516 + embeddings * width
-    else:
-        weights = facts.parameters * width
-    lora_weights = facts.layers * 4 * 2 * facts.hidden * recipe.lora_r  # four square projections, A and B
-    per_token = (6 * facts.hidden + 4 * facts.intermediate) * width
-    kept = facts.layers * tokens * (facts.hidden * width if recipe.gradient_checkpointing else per_token)
-    # TRL scores tokens in tiles of 4096 x 32768 and keeps about eight float32 copies of a tile.
-    head = 8 * min(tokens, 4096) * min(facts.vocabulary, 32768) * 4
-    transient = max(head, 1.5 * tokens * per_token)
-    return MemoryPlan(weights / GIB, 16 * lora_weights / GIB, kept / GIB, transient / GIB)
+    layer = tokens * (_saved_per_token(facts, width) + _attention_matrix(facts, recipe, plan, width))
+    checkpoint = tokens * facts.hidden * width
+    backward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
+    work = backward + (layer if recipe.gradient_checkpointing else 0)
+    if recipe.load_in_4bit:  # the widest matrix, unpacked for the moment of its product
+        work += max(a * b for a, b in facts.linears.values()) * BYTES[plan.compute_dtype]
+    adapter = facts.lora_parameters(recipe.lora_r, recipe.lora_target_modules)
+    return MemoryPlan(
+        overhead=OVERHEAD_GB[plan.device],
+        weights=weight_bytes(facts, recipe.load_in_4bit, width) / GIB,
+        lora=8 * adapter / GIB,
+        optimizer=8 * adapter / GIB,
+        activations=facts.layers * (checkpoint if recipe.gradient_checkpointing else layer) / GIB,
+        work=work / GIB,
+        logits=_head_bytes(facts, head, tokens, width) / GIB,
+        reference=0.0,
+        evaluation=_evaluation_bytes(facts, recipe, head, width) / GIB,
+    )
+
+
+def weight_bytes(facts: ModelFacts, in_4bit: bool, width: int) -> float:
+    """Bytes of the base weights; in 4-bit the embeddings, the output layer, norms and biases keep their `width`."""
+    quantised = facts.linear_weights if in_4bit else 0
+    return quantised * _NF4 + (facts.parameters - quantised) * width
+
+
+def head_of_trl(device: str) -> Head:
+    """The way of the installed TRL, read from its files (nothing is imported); today's where no TRL is installed."""
+    folder = _trl_folder()
+    if folder and not (folder / "kernels" / "chunked_logprob.py").is_file():
+        return _whole_logits(folder / "trainer" / "dpo_trainer.py")
+    if device == "cuda":
+        return Head("triton", 2, 1)  # a tile of the forward pass and one of the backward pass, in the dtype of the products
+    # Backward: eight float32 tiles (the tile, scaled, over temperature, log p, p, gradient, one-hot, product) and a boolean one.
+    # Forward, as in an evaluation: the tile, scaled, exponentials, their product with the logits, and a boolean one.
+    return Head("torch", 8.25, 4.25, tile=SMALL_TILES)
+
+
+def _trl_folder() -> Path | None:
+    found = importlib.util.find_spec("trl")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+
+
+def _whole_logits(trainer: Path) -> Head:
+    """What a TRL that makes the whole logits keeps of them, by the words of its trainer; all measured but the last two."""
+    text = trainer.read_text(encoding="utf-8") if trainer.is_file() else ""
+    if "shift_logits = outputs.logits[..., :-1, :].contiguous()" in text:
+        # 0.29 to 1.5: both models' logits, the shifted copies of both, and the chosen half once more for its mean.
+        return Head("full", 4.5, 4.5)
+    if "entropy_from_logits" in text:
+        # Up to 1.15: both models' logits, and a flat copy for the entropy.
+        return Head("full", 3, 3, rows=3 * 128)
+    if "selective_log_softmax" in text:
+        # Up to 0.28: the logits, their gradient row by row, and the stack of these rows; forward: one, and half of it for its mean.
+        return Head("full", 3, 1.5)
+    if "policy_chosen_logits" in text:
+        # Up to 0.11: logits and log-softmax of the policy (kept for the loss) and of the reference.
+        return Head("full", 4, 3)
+    return Head("full", 3, 2)
+
+
+def _saved_per_token(facts: ModelFacts, width: int) -> float:
+    """Bytes that one layer keeps for one token, base weights frozen and LoRA on the attention projections.
+
+    A frozen matrix keeps no input; LoRA keeps it. In half precision norms and LoRA keep float32 copies of their inputs.
+    """
+    h, i = facts.hidden, facts.intermediate
+    if facts.architecture == "gpt2":  # its GELU is written out and keeps four tensors; LoRA on mlp.c_proj keeps its input
+        return (8 * h + 5 * i) * width
+    if facts.architecture == "gpt_neox":
+        return (8 * h + i) * width
+    q = facts.heads * facts.head_dim
+    norms = 2 * h * 4
+    lora_inputs = (3 * h + q) * 4 if width < 4 else h * 4
+    # Queries and the output of attention; keys and values, repeated to all heads wherever a batch has padding.
+    return norms + lora_inputs + (2 * q + 2 * q + 3 * i) * width
+
+
+def _attention_matrix(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, width: int) -> float:
+    """Bytes for one token of one layer that eager attention keeps: its row of the softmax in every head."""
+    return facts.heads * recipe.max_length * width if plan.attention == "eager" else 0
+
+
+def _head_bytes(facts: ModelFacts, head: Head, tokens: int, width: int) -> float:
+    hidden = 2 * tokens * facts.hidden * 4  # the last hidden states and their gradient
+    return hidden + _logit_bytes(facts, head, head.copies, tokens, width)
+
+
+def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, width: int) -> float:
+    if head.kind == "full":
+        return (copies * tokens + head.rows) * facts.vocabulary * 4
+    if head.kind == "triton":  # its buffer has the width of a tile whatever the vocabulary is
+        return copies * min(tokens, head.tile[0]) * head.tile[1] * width
+    return copies * min(tokens, head.tile[0]) * min(facts.vocabulary, head.tile[1]) * 4
+
+
+def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, width: int) -> float:
+    """No backward pass, nothing kept: one layer's forward, or the head's."""
+    tokens = 2 * recipe.per_device_eval_batch_size * recipe.max_length
+    forward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
+    return max(forward, tokens * facts.hidden * 4 + _logit_bytes(facts, head, head.eval_copies, tokens, width))

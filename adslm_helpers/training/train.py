@@ -40,10 +40,10 @@ class RunResult:
     fingerprint: str
     choice: list[str] = field(default_factory=list)
     """How the model was chosen, in words; a fallback is said first."""
-    preflight: dict[str, Any] = field(default_factory=dict)
-    """The precision that was trained in, and why the ones before it were rejected."""
     done_by_us: list[str] = field(default_factory=list)
     """What the installed TRL lacks and was done another way, in words."""
+    preflight: dict[str, Any] = field(default_factory=dict)
+    """The precision that was trained in, and why the ones before it were rejected."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -121,10 +121,9 @@ def _train(
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
-    done_by_us: list[str] = []
+    pairs, done_by_us = (sides["train"].pairs, sides["eval"].pairs), []
 
     def build(one: LoadedModel) -> Any:
-        pairs = [encoded.pairs for encoded in sides.values()]
         trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
         return trainer
 
@@ -154,8 +153,8 @@ def _train(
         dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
         fingerprint=fingerprint,
         choice=loaded.lines(),
-        preflight=report.summary(),
         done_by_us=done_by_us,
+        preflight=report.summary(),
     )
 
 

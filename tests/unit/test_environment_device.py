@@ -12,6 +12,8 @@ from adslm_helpers.environment.device import (
     configure_mps_environment,
     fitting_presets,
     memory_in_use,
+    mps_environment,
+    usable_memory,
 )
 from adslm_helpers.environment.machine import GIB, Probe
 from adslm_helpers.errors import RecipeError, SetupError
@@ -25,6 +27,7 @@ A100 = Probe("cuda", "NVIDIA A100-SXM4-40GB", (8, 0), 39.56, torch="2.11.0+cu128
 M1 = Probe("mps", "Apple M1", memory_gb=16.0, macos=(14, 5), torch="2.9.0", ram_gb=16.0)
 M2 = Probe("mps", "Apple M2", memory_gb=8.0, macos=(15, 1), torch="2.9.0", ram_gb=8.0)
 OLD_MAC = Probe("mps", "Apple M1", memory_gb=8.0, macos=(13, 6), torch="2.9.0", ram_gb=8.0)
+OLD_TORCH = Probe("mps", "Apple M1", memory_gb=16.0, macos=(14, 5), torch="2.8.0", ram_gb=16.0)
 CPU = Probe("cpu", "Intel(R) Xeon(R)", memory_gb=15.6, torch="2.13.0+cpu", ram_gb=15.6)
 
 
@@ -60,12 +63,42 @@ def test_t4_preset_computes_4bit_layers_in_float16():
 
 
 def test_mac_takes_bfloat16_only_when_float32_does_not_fit():
-    # 1.54 billion weights: 5.7 GiB in float32, of about 10.7 usable on 16 GB. gemma-2b: 9.3 GiB, no room for a step.
     recipe = load_recipe("apple_m1_16gb")
-    assert choose_device(recipe, M1, n_params=1.54e9).dtype == "float32"
-    assert choose_device(recipe, M1, n_params=2.51e9).dtype == "bfloat16"
-    assert choose_device(recipe, M2).dtype == "bfloat16"  # the preset asks for more than 8 GB
-    assert choose_device(load_recipe("apple_m2_8gb"), M2, n_params=0.49e9).dtype == "float32"
+    assert choose_device(recipe, M1, float32_fits=True).dtype == "float32"
+    assert choose_device(recipe, M1, float32_fits=False).dtype == "bfloat16"
+    assert choose_device(recipe, M1).dtype == "float32"  # nobody counted: the preset's own need decides
+    assert choose_device(recipe, M2).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("device", "probe", "usable"),
+    [
+        ("mps", M2, 5.33),
+        ("mps", M1, 10.67),
+        ("cuda", T4, 14.06),
+        ("cpu", CPU, 14.1),
+        ("cpu", Probe("cpu", "x", memory_gb=4), 3.5),
+    ],
+)
+def test_the_system_keeps_its_share_of_the_memory(device, probe, usable):
+    assert usable_memory(device, probe) == pytest.approx(usable, abs=0.01)
+    assert choose_device(DpoRecipe(), probe).usable_gb == usable_memory(device, probe)
+
+
+def test_unknown_memory_stays_unknown():
+    assert usable_memory("cpu", Probe("cpu", "x")) is None
+
+
+def test_what_apple_gpus_need_and_others_do_not():
+    """Eval batches of 8, pinned memory, fused attention over padding and ever new shapes are what fails on a Mac."""
+    mac = choose_device(DpoRecipe(), M1)
+    assert (mac.attention, mac.pad_to_multiple_of, mac.pin_memory, mac.num_workers) == ("eager", 64, False, 0)
+    assert mac.empty_cache_steps and mac.generation_batch == 16
+    assert choose_device(DpoRecipe(), OLD_TORCH).generation_batch == 1  # left-padded batches are right from torch 2.9 on
+    for probe in (T4, L4, CPU):
+        plan = choose_device(DpoRecipe(), probe)
+        assert (plan.attention, plan.pad_to_multiple_of, plan.empty_cache_steps) == ("sdpa", None, None)
+        assert plan.pin_memory == (plan.device == "cuda")
 
 
 def test_mac_without_bfloat16_stays_in_float32_and_says_so():
@@ -202,6 +235,13 @@ def test_mps_settings_are_made_once(apple):
         }
     )
     assert configure_mps_environment() == {}
+    assert mps_environment() == settings
+
+
+def test_settings_that_came_too_late_are_seen_to_be_missing(apple):
+    device_module.sys.modules["torch"] = SimpleNamespace()
+    configure_mps_environment()
+    assert set(mps_environment().values()) == {""}
 
 
 def test_a_users_watermark_keeps_both_of_ours_out(apple):

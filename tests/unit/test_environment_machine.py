@@ -19,6 +19,7 @@ def fake_torch(cuda=False, mps=False):
             device_count=lambda: 2,
             get_device_properties=lambda index: gpu,
             get_device_capability=lambda index: (7, 5),
+            mem_get_info=lambda index: (3 * GIB, 14 * GIB),
         ),
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
     )
@@ -31,6 +32,8 @@ def test_gpu_memory_is_not_mistaken_for_machine_memory(monkeypatch):
     assert (probe.kind, probe.name, probe.compute_capability, probe.n_devices) == ("cuda", "Tesla T4", (7, 5), 2)
     assert probe.memory_of("cuda") == pytest.approx(14.74)
     assert probe.memory_of("cpu") == 12.7
+    assert probe.free_of("cuda") == 3.0  # another notebook's kernel holds the rest
+    assert probe.free_of("cpu") != 3.0
     assert probe.torch == "2.11.0+cu128"
 
 
@@ -70,6 +73,17 @@ def test_container_limit_counts_not_the_host(monkeypatch, tmp_path, text, expect
     assert total_memory_gb() == expected
 
 
+def test_free_memory_of_a_container_is_the_rest_of_its_limit(monkeypatch, tmp_path):
+    for name, text in (("LIMIT", 4 * GIB), ("USE", 3 * GIB), ("STATISTICS", f"anon 1\ninactive_file {GIB}\n")):
+        (tmp_path / name).write_text(f"{text}\n")
+        monkeypatch.setattr(machine, f"_CONTAINER_{name}", tmp_path / name)
+    host = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=50 * GIB))
+    monkeypatch.setattr(machine, "load_psutil", lambda: host)
+    assert machine.free_memory_gb() == 2.0  # 4 - 3, and the cached file is given up on demand
+    (tmp_path / "LIMIT").write_text("max\n")
+    assert machine.free_memory_gb() == 50.0
+
+
 def test_memory_is_known_without_psutil(monkeypatch):
     monkeypatch.setattr(
         machine.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 * GIB // 4096}[name], raising=False
@@ -77,6 +91,7 @@ def test_memory_is_known_without_psutil(monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.setattr(machine, "_CONTAINER_LIMIT", machine.Path("/nonexistent/memory.max"))
     assert total_memory_gb() == 2.0
+    assert machine.free_memory_gb() is None
 
 
 def test_description_of_a_machine_of_unknown_memory():

@@ -22,7 +22,7 @@ from adslm_helpers.recipe import (
     try_first,
 )
 
-PRESETS = ["tiny", "apple_m1_16gb", "apple_m2_8gb", "colab_l4", "colab_quick", "colab_t4", "cpu", "smoke"]
+PRESETS = ["tiny", "apple_m1_16gb", "apple_m2_8gb", "colab_l4", "colab_quick", "colab_t4", "cpu", "gpu_80gb", "smoke"]
 
 
 def test_the_presets_with_the_default_first():
