@@ -131,7 +131,7 @@ def _train(
         trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
         return trainer
 
-    trainer, loaded, report = checked_trainer(recipe, loaded, build)
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
     write_json(run.training / "preflight.json", report.to_dict())
     if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
         write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
