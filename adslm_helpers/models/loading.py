@@ -117,6 +117,8 @@ def lora_config(recipe: DpoRecipe, model: Any) -> Any:
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules=[name for name in targets if name in present],
+        # GPT-2's Conv1D holds its weight the other way round (in 4-bit it is an ordinary linear layer); else peft warns at every layer.
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
         task_type="CAUSAL_LM",
     )
 
