@@ -140,13 +140,13 @@ def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     configure_mps_environment()
     from .environment.packages import optional_needs
     from .environment.repair import plan_install, quick_fix
-    from .environment.report import environment_report
+    from .models.readiness import readiness
 
     recipe = _recipe(arguments)
     repair = quick_fix(plan_install(optional_needs(recipe))) if arguments.fix else None
-    report = environment_report(recipe, as_if=arguments.as_if)
-    value, lines = report.to_dict(), report.lines()
-    # Whatever else is to be planned for this recipe on this machine joins here: `report.probe` describes it (None: torch is absent).
+    report, plan = readiness(recipe, arguments.as_if)
+    value = {**report.to_dict(), "run_plan": plan.to_dict() if plan else None}
+    lines = [*(plan.lines() if plan else []), "", *report.lines()]
     if repair:
         return {**value, "repair": repair.to_dict()}, [*repair.lines(), "", *lines]
     if report.install and not report.install.nothing_to_do:

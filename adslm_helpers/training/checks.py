@@ -13,7 +13,7 @@ from ..models.generation import left_padding_works
 from .float32_on_cpu import float32_on_cpu
 from .maths import dpo_loss
 from .prompts import EncodedPair, collate
-from .scored_pairs import trainer_pairs
+from .trl_rows import scored_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,10 @@ class Check:
         return f"  {'OK' if self.ok else 'NG'} {self.name}: {self.number()} (<= {self.limit:g})  {self.ja} / {self.en}"
 
 
-def run_checks(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
+def run_checks(trainer: Any, tokenizer: Any, plan: DevicePlan, pairs: Sequence[EncodedPair]) -> list[Check]:
     """Every check of a trainer whose adapter is fresh; weights, gradients, mode and random state are as before afterwards.
+
+    `pairs`: what the trainer was given; they are read back from its own batches where TRL's layout is known.
 
     Three forwards and a backward of the training's own batch, one answer to a prompt in a padded and an unpadded batch, and, unless
     the model already computes float32 on the CPU, one pair there, a layer at a time.
@@ -62,7 +64,7 @@ def run_checks(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
     import torch
 
     model = trainer.model
-    pairs = trainer_pairs(trainer, _PAIRS)
+    pairs = trainer_pairs(trainer, pairs[:_PAIRS])
     batch = collate(pairs[: trainer.args.per_device_train_batch_size], tokenizer.pad_token_id)
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _left_as_it_was(model, trainer.args.gradient_checkpointing):
@@ -74,6 +76,19 @@ def run_checks(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
             _same_as_cpu(model, collate([_excerpt(pairs[0])], tokenizer.pad_token_id), plan),
             _left_padding(model, pairs[0].prompt_ids, tokenizer, plan),
         ]
+
+
+def trainer_pairs(trainer: Any, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
+    """The first pairs as the trainer's own collator hands them to the model; `pairs` as they are in a layout that is not known."""
+    batches = [scored_rows(trainer.data_collator([trainer.train_dataset[i]])) for i in range(len(pairs))]
+    return [pair if rows is None else _read_back(pair, rows) for pair, rows in zip(pairs, batches, strict=True)]
+
+
+def _read_back(pair: EncodedPair, rows: list[tuple[list[int], list[int]]]) -> EncodedPair:
+    (prompt, chosen), (_, rejected) = (
+        [[token for token, scored in zip(ids, mask, strict=True) if scored == side] for side in (0, 1)] for ids, mask in rows
+    )
+    return replace(pair, prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected)
 
 
 def _excerpt(pair: EncodedPair) -> EncodedPair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..models.loading import LoadedModel, load_model
 from ..recipe import DpoRecipe
 from ..run import Run, read_json
 from .checks import Check, run_checks
+from .prompts import EncodedPair
 
 # Tokens are the same in every precision: loading the model again would only cost time.
 _OF_ANY_PRECISION = ("one_eos",)
@@ -103,11 +104,11 @@ def precisions(recipe: DpoRecipe, plan: DevicePlan) -> list[DevicePlan]:
 
 
 def checked_trainer(
-    recipe: DpoRecipe, loaded: LoadedModel, build: Callable[[LoadedModel], Any]
+    recipe: DpoRecipe, loaded: LoadedModel, build: Callable[[LoadedModel], Any], pairs: Sequence[EncodedPair]
 ) -> tuple[Any, LoadedModel, PreflightReport]:
     """A trainer that passed the pre-flight, its model, and the report; a precision that fails is replaced by the next.
 
-    `build` makes the trainer of a loaded model. The state of the random numbers, the weights and the model's mode are afterwards what
+    `build` makes the trainer of a loaded model for `pairs`. The state of the random numbers, the weights and the model's mode are afterwards what
     `build` left. Raises TrainingError with the table of all failed checks when no precision passes.
     """
     seconds, rejected = 0.0, []
@@ -120,7 +121,7 @@ def checked_trainer(
                 continue
         trainer = build(loaded)
         started = time.monotonic()
-        checks = _looked_at(trainer, loaded.tokenizer, plan)
+        checks = _looked_at(trainer, loaded.tokenizer, plan, pairs)
         seconds += time.monotonic() - started
         failed = [check for check in checks if not check.ok]
         if not failed:
@@ -134,10 +135,10 @@ def checked_trainer(
     raise _nothing_left(rejected)
 
 
-def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan) -> list[Check]:
+def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan, pairs: Sequence[EncodedPair]) -> list[Check]:
     """The checks; where torch gives up (no kernel for this dtype, no memory), one that failed and says so."""
     try:
-        return run_checks(trainer, tokenizer, plan)
+        return run_checks(trainer, tokenizer, plan, pairs)
     except RuntimeError as error:
         text = " ".join(str(error).split())[:160]
         return [Check("runs", False, 1.0, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]

@@ -34,7 +34,8 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "bf16": plan.bf16,
         "fp16": plan.fp16,
         "use_cpu": plan.device == "cpu",
-        "dataloader_pin_memory": plan.device == "cuda",
+        "dataloader_pin_memory": plan.pin_memory,
+        "dataloader_num_workers": plan.num_workers,
         "logging_steps": recipe.logging_steps,
         "logging_nan_inf_filter": False,  # on, it shows a NaN loss as 0.0
         "logging_first_step": True,
@@ -59,6 +60,7 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "precompute_ref_log_probs": False,
         "disable_dropout": True,
         **_loss(recipe),
+        **_only_given(torch_empty_cache_steps=plan.empty_cache_steps, pad_to_multiple_of=plan.pad_to_multiple_of),
     }
 
 
@@ -69,6 +71,11 @@ def total_steps(recipe: DpoRecipe, n_pairs: int) -> int:
     batches = -(-n_pairs // recipe.per_device_train_batch_size)
     per_epoch = max(-(-batches // recipe.gradient_accumulation_steps), 1)
     return max(1, -(-int(recipe.num_train_epochs * per_epoch * 1000) // 1000))
+
+
+def _only_given(**settings: Any) -> dict[str, Any]:
+    """Without those that are None: an older version need not know an argument that nobody asks for."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _loss(recipe: DpoRecipe) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.build import load_split
-from ..environment.device import check_preset_fits, choose_device
+from ..environment.device import check_preset_fits
 from ..environment.machine import probe_machine
 from ..errors import TrainingError
 from ..models.loading import LoadedModel, load_model
+from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
 from .preflight import checked_trainer
@@ -63,12 +64,14 @@ class RunResult:
 def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False) -> RunResult:
     """Trains the run's adapter and returns the result; the same recipe on the same data is not trained twice.
 
-    An interrupted training with the same recipe and data goes on from its last checkpoint; any other earlier training of the run is
+    The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted training with the same recipe and data goes on from its last checkpoint; any other earlier training of the run is
     kept beside it under training-1, training-2, ... `fresh`: train again all the same. `callbacks`: `transformers.TrainerCallback`s.
     Raises RunError (no dataset), RecipeError (preset does not fit the machine), ModelError, TrainingError.
     """
     run.require("dataset")
-    check_preset_fits(recipe, probe_machine())
+    probe = probe_machine()
+    check_preset_fits(recipe, probe)
+    plan = plan_run(recipe, probe)
     fingerprint = training_fingerprint(run, recipe)
     if not fresh and (done := _finished(run, fingerprint)):
         return done
@@ -77,11 +80,12 @@ def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: 
         _set_aside(run.training)
     with run.step("training", fingerprint=fingerprint) as notes:
         write_json(run.training / "fingerprint.json", fingerprint)
-        write_json(run.training / "recipe.json", recipe.to_dict())
-        loaded = load_model(recipe, choose_device(recipe))
-        run.update(recipe=recipe.to_dict(), model=loaded.record())
+        write_json(run.training / "recipe.json", plan.recipe.to_dict())
+        loaded = load_model(plan.recipe)
+        loaded.notes += [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
+        run.update(recipe=recipe.to_dict(), model=loaded.record(), plan=plan.to_dict())
         notes["model"] = loaded.name
-        result = _train(run, recipe, loaded, callbacks, fingerprint, resume=resumable)
+        result = _train(run, plan.recipe, loaded, callbacks, fingerprint, resume=resumable)
         write_json(run.training / "result.json", asdict(result))
         notes |= {"final": result.final, "preflight": result.preflight}
     return result
@@ -127,7 +131,7 @@ def _train(
         trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
         return trainer
 
-    trainer, loaded, report = checked_trainer(recipe, loaded, build)
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
     write_json(run.training / "preflight.json", report.to_dict())
     if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
         write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())

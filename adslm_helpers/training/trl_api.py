@@ -22,15 +22,18 @@ from ..models.loading import lora_config
 from ..recipe import DpoRecipe
 from .prompts import EncodedPair, score_rows
 from .settings import trainer_settings
+from .tiles import use_small_tiles
 from .trl_old import check_forward, is_old, levelled
 from .trl_rows import id_rows, scored_rows, text_rows
 
 # Newer name -> older name of the same argument.
 _OLDER_NAMES = {"eval_strategy": "evaluation_strategy", "use_cpu": "no_cuda"}
-# May be absent: (what is done instead, Japanese, English).
+# May be absent: what is done instead, Japanese and English. The last two cost memory on an Apple GPU and change no number.
 _DONE_BY_US = {
     "max_prompt_length": ("プロンプトは学習の前に切ってあります", "prompts were cut before the training"),
     "truncation_mode": ("長さは学習の前に合わせてあります", "every pair was made to fit beforehand"),
+    "torch_empty_cache_steps": ("メモリの返却は行いません", "cached memory is not handed back meanwhile"),
+    "pad_to_multiple_of": ("バッチの長さはそろえません", "batches keep their own lengths"),
 }
 _SFT_BY_US = {"loss_weights": ("SFT の項はこちらで加えます", "the SFT term is added by us")}
 
@@ -66,6 +69,7 @@ def build_trainer(
     Raises TrainingError when the installed TRL cannot be imported or lacks what the recipe needs.
     """
     hide_old_torchao()
+    use_small_tiles(plan.device)
     config_class, trainer_class = _import_trl()
     from transformers import PrinterCallback
 

@@ -180,3 +180,12 @@ def test_build_tokenizer_keeps_scripts_apart():
     tokenizer = build_tokenizer(iter(["加湿器なら今すぐ", "加湿器の詳細", "加湿器を選ぶ"] * 50), vocabulary=400)
     alone = tokenizer("加湿器")["input_ids"]
     assert tokenizer("加湿器なら")["input_ids"][: len(alone)] == alone
+
+
+@pytest.mark.parametrize(("dtype", "weights"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_logits_are_float32_whatever_the_weights_are(model_folder, dtype, weights):
+    """TRL 0.14 to 1.9 sums log-probabilities in the dtype of the logits: in bfloat16 the DPO loss stood at 0.6914."""
+    loaded = load_model(load_recipe("smoke", models=[str(model_folder)], dtype=dtype, device="cpu", fallback=False))
+    assert loaded.model.lm_head.weight.dtype == weights
+    with torch.no_grad():
+        assert loaded.model(torch.tensor([[5, 6, 7]])).logits.dtype == torch.float32

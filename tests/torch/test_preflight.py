@@ -17,9 +17,8 @@ from adslm_helpers.recipe import DpoRecipe, recipe_from_dict
 from adslm_helpers.run import read_json
 from adslm_helpers.training import preflight
 from adslm_helpers.training import train as train_module
-from adslm_helpers.training.checks import run_checks
+from adslm_helpers.training.checks import run_checks, trainer_pairs
 from adslm_helpers.training.preflight import PreflightReport, checked_trainer, describe_precision, precisions, read_preflight
-from adslm_helpers.training.scored_pairs import read_pair, trainer_pairs
 from adslm_helpers.training.train import train
 
 NAMES = ["one_eos", "adapter_dtype", "finite_no_grad", "finite_with_grad", "ln_2", "same_as_cpu", "left_padding"]
@@ -31,13 +30,13 @@ def changed(recipe, **values):
 
 @pytest.fixture
 def built(run, recipe, monkeypatch):
-    """Stops `train` where the pre-flight would begin: (recipe, loaded, build) as it is called."""
+    """Stops `train` where the pre-flight would begin: (recipe, loaded, build, pairs) as it is called."""
 
     class Stop(Exception):
         pass
 
-    def capture(recipe_, loaded, build):
-        raise Stop(recipe_, loaded, build)
+    def capture(*arguments):
+        raise Stop(*arguments)
 
     def made(**values):
         monkeypatch.setattr(train_module, "checked_trainer", capture)
@@ -49,17 +48,17 @@ def built(run, recipe, monkeypatch):
     return made
 
 
-def failed(trainer, loaded, plan=None):
-    return [check.name for check in run_checks(trainer, loaded.tokenizer, plan or loaded.plan) if not check.ok]
+def failed(trainer, loaded, pairs, plan=None):
+    return [check.name for check in run_checks(trainer, loaded.tokenizer, plan or loaded.plan, pairs) if not check.ok]
 
 
 def break_when(monkeypatch, dtype, spoil):
-    """Every model that is loaded in `dtype` has `spoil` done to its logits."""
+    """Every model that is loaded in `dtype` has `spoil` done to its last hidden states."""
 
     def load(recipe, plan=None):
         loaded = load_model(recipe, plan)
         if loaded.plan.dtype == dtype:
-            loaded.model.lm_head.register_forward_hook(lambda module, inputs, output: spoil(output))
+            loaded.model.model.norm.register_forward_hook(lambda module, inputs, output: spoil(output))
         return loaded
 
     monkeypatch.setattr(train_module, "load_model", load)
@@ -84,7 +83,9 @@ def test_the_adapter_is_the_same_to_the_bit_with_and_without_the_look(run, recip
     blind = run.fork("blind")
     train(run, recipe)
     monkeypatch.setattr(
-        train_module, "checked_trainer", lambda r, loaded, build: (build(loaded), loaded, PreflightReport("?", (), (), 0.0))
+        train_module,
+        "checked_trainer",
+        lambda r, loaded, build, pairs: (build(loaded), loaded, PreflightReport("?", (), (), 0.0)),
     )
     train(blind, recipe)
     ours, theirs = (load_file(r.training / "adapter" / "adapter_model.safetensors") for r in (run, blind))
@@ -92,12 +93,12 @@ def test_the_adapter_is_the_same_to_the_bit_with_and_without_the_look(run, recip
 
 
 def test_nothing_is_left_behind(built):
-    _, loaded, build = built(gradient_checkpointing=True)
+    _, loaded, build, pairs = built(gradient_checkpointing=True)
     trainer = build(loaded)
     model = trainer.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     mode, checkpointing, state = model.training, model.is_gradient_checkpointing, torch.get_rng_state()
-    assert failed(trainer, loaded) == []
+    assert failed(trainer, loaded, pairs) == []
     assert (model.training, model.is_gradient_checkpointing) == (mode, checkpointing)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -106,8 +107,8 @@ def test_nothing_is_left_behind(built):
 
 
 def test_bfloat16_weights_pass_within_their_own_limit(built):
-    _, loaded, build = built(dtype="bfloat16")
-    checks = {check.name: check for check in run_checks(build(loaded), loaded.tokenizer, loaded.plan)}
+    _, loaded, build, pairs = built(dtype="bfloat16")
+    checks = {check.name: check for check in run_checks(build(loaded), loaded.tokenizer, loaded.plan, pairs)}
     assert all(check.ok for check in checks.values())
     assert 0 < checks["same_as_cpu"].measured < 0.5, "rounded, but the same function"
 
@@ -160,33 +161,33 @@ def _always_broken(recipe, plan=None):
 @pytest.mark.parametrize("with_grad", [True, False])
 def test_nan_with_or_without_gradients_only(built, with_grad):
     """SDPA on MPS gave NaN under no_grad alone. The reference is computed there too, so that no gradient is finite then."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     layer = trainer.model.get_base_model().model.layers[-1].mlp
     layer.register_forward_hook(
         lambda module, inputs, output: output * math.nan if torch.is_grad_enabled() == with_grad else output
     )
-    names = failed(trainer, loaded)
+    names = failed(trainer, loaded, pairs)
     assert "finite_with_grad" in names and ("finite_no_grad" in names) != with_grad
 
 
 def test_a_gradient_that_is_not_finite(built):
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     weight = next(p for name, p in trainer.model.named_parameters() if "lora_B" in name)
     weight.register_hook(lambda gradient: gradient * math.inf)
-    assert failed(trainer, loaded) == ["finite_with_grad"]
+    assert failed(trainer, loaded, pairs) == ["finite_with_grad"]
 
 
 def test_nan_at_padding_alone_is_no_fault(built):
     """A position that is masked out may hold anything: no loss reads it."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
-    pairs = trainer_pairs(trainer, 4)
+    first = trainer_pairs(trainer, pairs[:4])
     lengths = [
         len(pair.prompt_ids) + len(ids)
         for side in ("chosen_ids", "rejected_ids")
-        for pair in pairs
+        for pair in first
         for ids in [getattr(pair, side)]
     ]
     shortest = lengths.index(min(lengths))
@@ -202,14 +203,14 @@ def test_nan_at_padding_alone_is_no_fault(built):
         return trainer.model.get_base_model().model.norm.register_forward_hook(hook)
 
     handle = spoil(at=min(lengths))
-    assert failed(trainer, loaded) == []
+    assert failed(trainer, loaded, pairs) == []
     handle.remove()
     spoil(at=min(lengths) - 1)
-    assert "finite_no_grad" in failed(trainer, loaded), "the last real token counts"
+    assert "finite_no_grad" in failed(trainer, loaded, pairs), "the last real token counts"
 
 
 def test_a_second_eos_stops_at_once_for_no_precision_helps(built, monkeypatch):
-    recipe, loaded, build = built(dtype="bfloat16")
+    recipe, loaded, build, pairs = built(dtype="bfloat16")
 
     def doubled(one):
         trainer = build(one)
@@ -220,25 +221,25 @@ def test_a_second_eos_stops_at_once_for_no_precision_helps(built, monkeypatch):
 
     monkeypatch.setattr(preflight, "load_model", lambda *_: pytest.fail("loaded again"))
     with pytest.raises(TrainingError, match="one_eos"):
-        checked_trainer(recipe, loaded, doubled)
+        checked_trainer(recipe, loaded, doubled, pairs)
 
 
 def test_a_bfloat16_adapter_under_float16_amp(built):
     """The GradScaler of a T4 crashes at it in the first step; here the plan is a T4's and the device is not."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     plan = replace(loaded.plan, fp16=True)
-    assert "adapter_dtype" not in failed(trainer, loaded, plan)
+    assert "adapter_dtype" not in failed(trainer, loaded, pairs, plan)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
-    (check,) = [c for c in run_checks(trainer, loaded.tokenizer, plan) if c.name == "adapter_dtype"]
+    (check,) = [c for c in run_checks(trainer, loaded.tokenizer, plan, pairs) if c.name == "adapter_dtype"]
     assert not check.ok and "GradScaler" in check.en and check.measured > 0
 
 
 def test_padding_that_changes_the_answer(built):
     """Wrong position ids or a mask that is not read: the row beside a longer one says something else."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     generate = trainer.model.generate
 
@@ -246,24 +247,24 @@ def test_padding_that_changes_the_answer(built):
         return generate(attention_mask=torch.ones_like(attention_mask), **options)
 
     trainer.model.generate = unmasked
-    assert failed(trainer, loaded) == ["left_padding"]
+    assert failed(trainer, loaded, pairs) == ["left_padding"]
 
 
 def test_where_padding_is_known_not_to_work_it_is_not_asked(built, monkeypatch):
     """torch before 2.9 on an Apple GPU: a training must not be refused for a batch that is never made there."""
     from adslm_helpers.training import checks
 
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     trainer.model.generate = lambda **options: pytest.fail("generated")
     monkeypatch.setattr(checks, "left_padding_works", lambda model: False)
-    check = run_checks(trainer, loaded.tokenizer, loaded.plan)[-1]
+    check = run_checks(trainer, loaded.tokenizer, loaded.plan, pairs)[-1]
     assert check.ok and check.measured is None and "one by one" in check.en
 
 
 def test_a_generation_from_nan(built):
     """Greedy decoding of NaN gives token 0, '!' or nothing, without an error."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     generate = trainer.model.generate
 
@@ -273,7 +274,7 @@ def test_a_generation_from_nan(built):
         return output
 
     trainer.model.generate = poisoned
-    assert failed(trainer, loaded) == ["left_padding"]
+    assert failed(trainer, loaded, pairs) == ["left_padding"]
 
 
 def test_a_kernel_that_computes_something_else_in_bfloat16(run, recipe, monkeypatch):
@@ -284,19 +285,19 @@ def test_a_kernel_that_computes_something_else_in_bfloat16(run, recipe, monkeypa
 
 
 def test_an_adapter_that_does_not_start_at_nothing(built):
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 1)
-    assert failed(trainer, loaded) == ["ln_2"]
+    assert failed(trainer, loaded, pairs) == ["ln_2"]
 
 
 def test_a_precision_that_does_not_fit_is_a_reason_too(built, monkeypatch):
     """The next precision needs twice the memory: that it is not there belongs into the table, not into a traceback."""
     from adslm_helpers.errors import ModelError
 
-    recipe, loaded, build = built(dtype="bfloat16")
+    recipe, loaded, build, pairs = built(dtype="bfloat16")
     loaded.model.model.layers[-1].mlp.register_forward_hook(lambda module, inputs, output: output * math.nan)
 
     def no_room(*_):
@@ -304,7 +305,7 @@ def test_a_precision_that_does_not_fit_is_a_reason_too(built, monkeypatch):
 
     monkeypatch.setattr(preflight, "load_model", no_room)
     with pytest.raises(TrainingError, match=r"float32: needs about 9\.9 GB"):
-        checked_trainer(recipe, loaded, build)
+        checked_trainer(recipe, loaded, build, pairs)
 
 
 # --- described machines -------------------------------------------------------------------------------------------
@@ -336,48 +337,33 @@ def test_an_old_mac_has_no_bfloat16_to_go_to(monkeypatch):
 
 
 def test_the_report_is_json_and_reads_in_both_languages(built):
-    recipe, loaded, build = built()
-    report = checked_trainer(recipe, loaded, build)[2]
+    recipe, loaded, build, pairs = built()
+    report = checked_trainer(recipe, loaded, build, pairs)[2]
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["seconds"] == report.seconds
     told = report.lines()
     assert len(told) == 1 + len(NAMES) and f"{len(NAMES)}/{len(NAMES)} OK" in told[0] and "確認" in told[0]
 
 
-# --- the three layouts of TRL ---------------------------------------------------------------------------------------
-
-
-def test_pairs_are_the_same_from_all_three_layouts_of_trl():
-    """Prompt 5 6, responses 7 8 9 and 7 9; 0 pads, left of a prompt and right of a response."""
-    t = torch.tensor
-    newest = {
-        "input_ids": t([[5, 6, 7, 8, 9], [5, 6, 7, 9, 0]]),
-        "attention_mask": t([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
-        "completion_mask": t([[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]]),
-    }
-    apart = {
-        "prompt_input_ids": t([[0, 5, 6]]), "prompt_attention_mask": t([[0, 1, 1]]),
-        "chosen_input_ids": t([[7, 8, 9]]), "chosen_attention_mask": t([[1, 1, 1]]),
-        "rejected_input_ids": t([[7, 9, 0]]), "rejected_attention_mask": t([[1, 1, 0]]),
-    }  # fmt: skip
-    labelled = {
-        "chosen_input_ids": t([[5, 6, 7, 8, 9]]), "chosen_attention_mask": t([[1, 1, 1, 1, 1]]),
-        "chosen_labels": t([[-100, -100, 7, 8, 9]]),
-        "rejected_input_ids": t([[5, 6, 7, 9, 0]]), "rejected_attention_mask": t([[1, 1, 1, 1, 0]]),
-        "rejected_labels": t([[-100, -100, 7, 9, -100]]), "prompt_input_ids": t([[5, 6]]), "prompt_attention_mask": t([[1, 1]]),
-    }  # fmt: skip
-    for batch in (newest, apart, labelled):
-        pair = read_pair(batch)
-        assert (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) == ([5, 6], [7, 8, 9], [7, 9])
+def test_what_is_looked_at_is_what_the_trainer_feeds(built):
+    """Ids from the trainer's own collator, not those we meant it to have; a layout that nobody knows falls back to the latter."""
+    _, loaded, build, pairs = built()
+    trainer = build(loaded)
+    assert trainer_pairs(trainer, pairs[:3]) == list(pairs[:3])
+    original = trainer.data_collator
+    trainer.data_collator = lambda rows: original([{**row, "prompt_ids": row["prompt_ids"][1:]} for row in rows])
+    assert [pair.prompt_ids for pair in trainer_pairs(trainer, pairs[:3])] == [pair.prompt_ids[1:] for pair in pairs[:3]]
+    trainer.data_collator = lambda rows: {"a_layout_of_tomorrow": rows}
+    assert trainer_pairs(trainer, pairs[:3]) == list(pairs[:3])
 
 
 def test_the_plan_of_a_trainer_is_what_is_computed_in(built):
     """Without autocast a float16-AMP plan would be checked in float32, and pass."""
-    _, loaded, build = built()
+    _, loaded, build, pairs = built()
     trainer = build(loaded)
     seen = set()
     trainer.model.get_base_model().model.layers[0].mlp.gate_proj.register_forward_hook(
         lambda module, inputs, output: seen.add(output.dtype)
     )
     plan: DevicePlan = replace(loaded.plan, fp16=True)
-    run_checks(trainer, loaded.tokenizer, plan)
+    run_checks(trainer, loaded.tokenizer, plan, pairs)
     assert torch.float16 in seen and torch.float32 in seen, "AMP here, float32 in the comparison"
