@@ -348,7 +348,8 @@ take 0.5 GiB), so that their size cannot hide an error. "ckpt": activations are 
 
 {table}
 
-No factor was fitted to these rows: every term counts tensors that the code of torch, peft and trl keeps (`adslm_helpers/models/memory.py`).
+Every term counts tensors that the code of torch, peft and trl keeps (`adslm_helpers/models/memory.py`); no factor belongs to a row. Where a
+first count missed (the logits of TRL 0.9, 0.29 and 1.9), the overlooked tensors were found in the code and then counted.
 The largest difference between versions is what TRL keeps of the logits, in copies of [2 x batch x length, vocabulary]:
 
 | TRL | training | evaluation | what is kept |

@@ -200,15 +200,17 @@ def _hub_answers() -> bool:
 
 
 def _load_options(recipe: DpoRecipe, plan: DevicePlan) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` for precision and place."""
+    """Keyword arguments of `from_pretrained` for precision, attention and place."""
     import torch
     from transformers import PretrainedConfig
 
     name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"  # renamed in transformers 4.56
+    # Only eager is asked for: the default is fused attention where the model has it, and an error where it has none.
+    attention = {"attn_implementation": "eager"} if plan.attention == "eager" else {}
     if recipe.load_in_4bit:
         # Onto an Apple GPU only in the checkpoint's own dtype: read as another one straight onto it ends in a segmentation fault.
-        return {name: "auto" if plan.device == "mps" else getattr(torch, plan.dtype), **_quantised(plan)}
-    return {name: getattr(torch, plan.dtype)}  # and no device_map, for the same reason
+        return {name: "auto" if plan.device == "mps" else getattr(torch, plan.dtype), **attention, **_quantised(plan)}
+    return {name: getattr(torch, plan.dtype), **attention}  # and no device_map, for the same reason
 
 
 def _quantised(plan: DevicePlan) -> dict[str, Any]:

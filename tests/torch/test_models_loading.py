@@ -82,6 +82,14 @@ def test_without_a_plan_each_model_gets_the_precision_it_needs(monkeypatch, mode
     assert load_model(replace(recipe, models=("Qwen/Qwen2.5-1.5B-Instruct",))).plan.dtype == "bfloat16"
 
 
+def test_attention_is_the_plans(model_folder):
+    """Fused attention gives NaN on MPS for rows that are all padding; elsewhere the model's own default stays."""
+    recipe = load_recipe("tiny", models=str(model_folder), fallback=False)
+    for attention, loaded in (("eager", "eager"), ("sdpa", "sdpa")):
+        plan = replace(choose_device(recipe, Probe("cpu", "x")), attention=attention)
+        assert load_model(recipe, plan).model.config._attn_implementation == loaded
+
+
 def test_a_folder_that_is_no_model_is_a_reason_not_a_traceback(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     loaded = load_model(load_recipe("tiny", model=str(tmp_path)))
