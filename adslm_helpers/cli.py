@@ -142,9 +142,11 @@ def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     from .environment.repair import plan_install, quick_fix
     from .models.readiness import readiness
 
-    recipe = _recipe(arguments)
-    repair = quick_fix(plan_install(optional_needs(recipe))) if arguments.fix else None
+    recipe, repair = _recipe(arguments), None
     report, plan = readiness(recipe, arguments.as_if)
+    if arguments.fix:
+        repair = quick_fix(plan_install(optional_needs(plan.recipe if plan else recipe)))
+        report, plan = readiness(recipe)
     value = {**report.to_dict(), "run_plan": plan.to_dict() if plan else None}
     lines = [*(plan.lines() if plan else []), "", *report.lines()]
     if repair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..environment.packages import optional_needs
 from ..environment.report import EnvironmentReport, environment_report
 from ..errors import AdslmError
 from ..recipe import DpoRecipe
@@ -24,6 +25,9 @@ def readiness(recipe: DpoRecipe, as_if: str = "") -> tuple[EnvironmentReport, Ru
     except AdslmError as error:
         known = report.problems if (error.ja, error.en) in report.problems else [*report.problems, (error.ja, error.en)]
         return replace(report, problems=known), None
+    if optional_needs(plan.recipe) != optional_needs(recipe):  # 4-bit, so that it fits
+        report = environment_report(plan.recipe, as_if=as_if)
+    report = replace(report, plan=plan.device)  # of the model that is planned for, not of the preset
     if plan.model == recipe.models[0]:
         return report, plan
     first = plan.skipped[0]

@@ -124,6 +124,7 @@ def main(folder: Path) -> dict:
     from adslm_helpers.evaluation.evaluate import evaluate
     from adslm_helpers.export.export import export_run
     from adslm_helpers.run import Run, read_jsonl, versions
+    from adslm_helpers.training.preflight import read_preflight
     from adslm_helpers.training.train import train
 
     hide_kernel_notice()
@@ -140,6 +141,8 @@ def main(folder: Path) -> dict:
     found["eval_loss"] = [row["eval_loss"] for row in history if "eval_loss" in row]
     found["steps"] = result.steps
     found["scored"], found["eos_per_response"] = scored_by(trainer)
+
+    found["preflight"] = {check.name: check.ok for check in read_preflight(run).checks}
 
     plain = run.fork("plain")
     train(plain, replace(recipe, sft_weight=0.0, max_steps=1))

@@ -92,6 +92,7 @@ def failures(found: dict, reference: dict) -> list[str]:
     promises = {
         f"first loss {found['first_loss']:.5f} is not ln 2": abs(found["first_loss"] - LN_2) <= 1e-4,
         f"EOS in a response: {found['eos_per_response']}": found["eos_per_response"] == [1],
+        f"pre-flight: {found['preflight']}": len(found["preflight"]) >= 7 and all(found["preflight"].values()),
         "other ids or another mask than in the newest TRL": found["scored"] == reference["scored"],
         f"loss differs by {deviation(found, reference, 'loss'):.1e}": deviation(found, reference, "loss") <= 1e-4,
         f"margins differ by {deviation(found, reference, 'margins'):.1e}": deviation(found, reference, "margins") <= 1e-4,
@@ -140,7 +141,7 @@ module of the package and takes the embedded model and 240 sample pairs through 
 evaluation and a checkpoint every 5 steps, the same run stopped at step 12 and resumed, a run with a ruinous learning rate that has to go back to its best
 checkpoint, evaluation, export with the merged model read back. It passes when
 
-- the first loss without the SFT term is ln 2, and every response has exactly one EOS;
+- the pre-flight passes, the first loss without the SFT term is ln 2, and every response has exactly one EOS;
 - the ids and the mask that are scored are those of the newest TRL, for every pair;
 - losses, margins and held-out losses of all steps differ from those of the newest TRL by at most 1e-4 (older transformers log four digits: 5e-5);
 - the resumed adapter equals the undisturbed one to 1e-6, `load_best_model_at_end` ends with the best checkpoint, and no exported text differs.

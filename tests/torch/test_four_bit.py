@@ -282,7 +282,7 @@ def test_the_preflight_of_a_t4_plan_in_4_bit(recipe, tmp_path, monkeypatch):
         raise Stop(checks)
 
     monkeypatch.setattr(train_module, "checked_trainer", look)
-    monkeypatch.setattr(train_module, "load_model", lambda recipe, plan: _with_compute(load_model(recipe, plan), torch.float16))
+    monkeypatch.setattr(train_module, "load_model", lambda recipe: _with_compute(load_model(recipe), torch.float16))
     with pytest.raises(Stop) as stopped:
         train(make_run(tmp_path, "t4"), recipe)
     checks = stopped.value.args[0]

@@ -335,16 +335,17 @@ def test_setup_as_if_an_unknown_name_is_valid_json_too(capsys):
 
 def test_setup_fix_runs_the_plan_and_reports_after_it(monkeypatch, capsys):
     from adslm_helpers.environment import repair, report
+    from adslm_helpers.models import readiness
 
     order = []
     plan = repair.InstallPlan(("trl>=0.29",), ("torch==2.13.0",), ("pip", "install", "trl>=0.29"))
     done = repair.Repair(plan, {"trl": "1.16.0"}, 8.0, None)
     monkeypatch.setattr(repair, "plan_install", lambda needed: order.append(needed) or plan)
     monkeypatch.setattr(repair, "quick_fix", lambda given: order.append(given) or done)
-    monkeypatch.setattr(report, "environment_report", lambda recipe, as_if: order.append("report") or report_of(report))
+    monkeypatch.setattr(readiness, "readiness", lambda *arguments: order.append("report") or (report_of(report), None))
     assert cli.main(["setup", "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["repair"]["added"] == {"trl": "1.16.0"}
-    assert order == [(), plan, "report"]
+    assert order == ["report", (), plan, "report"]
 
 
 def report_of(report):

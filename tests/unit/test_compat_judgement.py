@@ -11,6 +11,7 @@ SOUND = {
     "first_loss": 0.6931, "eos_per_response": [1], "scored": "abc", "loss": [1.0, 0.9], "margins": [0.0, 0.1], "eval_loss": [0.95],
     "resumed_from": 10, "resumed_difference": 0.0, "load_best": {"best": 3, "last": 12, "difference": 0.0},
     "exported": {"files": 20, "changed_texts": 0}, "seconds": 40.0, "done_by_us": [],
+    "preflight": {f"check{n}": True for n in range(7)},
 }  # fmt: skip
 
 
@@ -23,6 +24,8 @@ def test_a_sound_run_breaks_no_promise():
     [
         ({"first_loss": 0.70}, "ln 2"),
         ({"eos_per_response": [1, 2]}, "EOS"),
+        ({"preflight": {**SOUND["preflight"], "ln_2": False}}, "pre-flight"),
+        ({"preflight": {}}, "pre-flight"),
         ({"scored": "abd"}, "other ids"),
         ({"loss": [1.0, 0.9002]}, "loss differs"),
         ({"margins": [0.0, 0.1002]}, "margins differ"),
