@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from transformers import TrainerCallback
 
 from adslm_helpers.dataset.samples import sample_pairs
 from adslm_helpers.models.tiny import build_model, build_tokenizer
 from adslm_helpers.recipe import recipe_from_dict
 from adslm_helpers.run import Run, write_jsonl
+
+
+class StopAt(TrainerCallback):
+    """Pulls the plug after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 

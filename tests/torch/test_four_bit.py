@@ -25,6 +25,7 @@ from adslm_helpers.training.checks import run_checks
 from adslm_helpers.training.float32_on_cpu import float32_on_cpu
 from adslm_helpers.training.train import train
 
+from .conftest import StopAt
 from .test_architectures import SHAPES, save_model
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this machine")
@@ -52,15 +53,6 @@ def adapter(run):
 
 def layers(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class Dtypes(TrainerCallback):

@@ -14,16 +14,7 @@ from adslm_helpers.recipe import recipe_from_dict
 from adslm_helpers.run import Run, read_jsonl
 from adslm_helpers.training.train import last_checkpoint, train
 
-
-class StopAt(TrainerCallback):
-    """Pulls the plug after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
+from .conftest import StopAt
 
 
 class Collect(TrainerCallback):
