@@ -35,7 +35,7 @@ _DONE_BY_US = {
     "torch_empty_cache_steps": ("メモリの返却は行いません", "cached memory is not handed back meanwhile"),
     "pad_to_multiple_of": ("バッチの長さはそろえません", "batches keep their own lengths"),
 }
-_SFT_BY_US = {"loss_weights": ("SFT の項はこちらで加えます", "the SFT term is added by us")}
+_SFT_BY_US = "loss_weights"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,14 @@ class Route:
 
     def lines(self) -> list[str]:
         """What the installed versions lack and who does it instead, once, Japanese and English."""
-        told = [(name, *{**_DONE_BY_US, **_SFT_BY_US}[name]) for name in self.done_by_us]
-        return [f"この TRL に {name} はありません: {ja} / this TRL has no {name}: {en}" for name, ja, en in told]
+        absent = [(name, *_DONE_BY_US[name]) for name in self.done_by_us if name != _SFT_BY_US]
+        told = [f"この TRL に {name} はありません: {ja} / this TRL has no {name}: {en}" for name, ja, en in absent]
+        if _SFT_BY_US in self.done_by_us:
+            told.append(
+                "SFT の項は、この TRL のものが今のものと違うので、こちらで加えます"
+                " / the SFT term is added by us: this TRL has none, or another than today's"
+            )
+        return told
 
 
 def build_trainer(
@@ -126,7 +132,7 @@ def find_route(settings: dict[str, Any], config_class: type, trainer_class: type
             f"インストール済みの TRL / transformers には {names} がありません。→ trl>=0.29.1 を入れてください（ノートブック 00）。",
             f"The installed TRL / transformers lack {names}. -> Install trl>=0.29.1 (notebook 00).",
         )
-    return Route(config, trainer, (*missing, *(_SFT_BY_US if own_sft else ())))
+    return Route(config, trainer, (*missing, *([_SFT_BY_US] if own_sft else [])))
 
 
 @contextmanager
