@@ -41,7 +41,7 @@ def choices(asked: DpoRecipe, recipe: DpoRecipe, device: DevicePlan) -> tuple[Ch
 
 
 def _device(asked: DpoRecipe, device: DevicePlan) -> Choice:
-    memory = "" if device.memory_gb is None else f", {device.memory_gb:.1f} GB"
+    memory = "" if device.memory_gb is None else f", {device.memory_gb:.1f} GiB"
     value = f"{device.device} ({device.name}{memory})"
     if asked.device != "auto":
         return Choice("装置 / device", value, "レシピの指定どおりです。", "As the recipe asks.")

@@ -75,8 +75,8 @@ class RunPlan:
         others_ja = "ほかのノートブックのカーネルやアプリを閉じてください。"
         return [
             (
-                f"いま空いているメモリは {self.free_gb:.1f} GB ですが、{need:.1f} GB 必要です。→ {others_ja}",
-                f"Only {self.free_gb:.1f} GB are free now, and {need:.1f} GB are needed. -> Close other notebooks' kernels and programs.",
+                f"いま空いているメモリは {self.free_gb:.1f} GiB ですが、{need:.1f} GiB 必要です。→ {others_ja}",
+                f"Only {self.free_gb:.1f} GiB are free now, and {need:.1f} GiB are needed. -> Close other notebooks' kernels and programs.",
             )
         ]
 
@@ -89,6 +89,18 @@ class RunPlan:
         told += [f"変更 / changed: {name} {old} -> {new}" for name, (old, new) in self.changes.items()]
         told.append(self._memory_line())
         return told + [f"【注意】{ja} / WARNING: {en}" for ja, en in self.warnings]
+
+    def rows(self) -> list[dict[str, str]]:
+        """The plan as rows of a table: what, which value, why."""
+        skips = [("使わないモデル / not used", skip.name, f"{skip.ja}\n{skip.en}") for skip in self.skipped]
+        told = [(choice.name, choice.value, f"{choice.ja}\n{choice.en}") for choice in self.choices]
+        changed = [("変更 / changed", f"{name} {old} -> {new}", "") for name, (old, new) in self.changes.items()]
+        need = "?" if self.memory is None else f"{self.memory.total:.1f} GiB"
+        memory = [("メモリ / memory", need, self._memory_line().partition(": ")[2])]
+        warned = [("注意 / warning", "", f"{ja}\n{en}") for ja, en in self.warnings]
+        model = [("モデル / model", self.model, "\n".join(line.partition(": ")[2] for line in self._model_lines()))]
+        rows = [*skips, *model, *told, *changed, *memory, *warned]
+        return [{"計画 / plan": name, "値 / value": value, "理由 / why": why} for name, value, why in rows]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -120,7 +132,7 @@ class RunPlan:
             return "メモリ / memory: モデルの設定を取得してから計算します / known once the model's config is downloaded"
         usable = "?" if self.device.usable_gb is None else f"{self.device.usable_gb:.1f}"
         parts = [f"{label} {value:.2f}" for name, label in _PARTS.items() if (value := getattr(self.memory, name)) >= 0.005]
-        return f"メモリ / memory: {self.memory.total:.1f} GB / 使える量 usable {usable} GB ({', '.join(parts)})"
+        return f"メモリ / memory: {self.memory.total:.1f} GiB / 使える量 usable {usable} GiB ({', '.join(parts)})"
 
 
 def plan_run(recipe: DpoRecipe, probe: Probe | None = None, free_gb: float | None = None) -> RunPlan:
@@ -189,7 +201,9 @@ def nearest(facts: ModelFacts, recipe: DpoRecipe, probe: Probe) -> tuple[str, st
         found = fit(facts, dataclasses.replace(recipe, **change), probe)
         if found and found.memory and not (recipe.load_in_4bit and "load_in_4bit" in change):
             setting = ", ".join(f"{key}={str(value).lower()}" for key, value in change.items())
-            told.append((f"{setting} なら約 {found.memory.needed:.1f} GB", f"{setting} needs about {found.memory.needed:.1f} GB"))
+            told.append(
+                (f"{setting} なら約 {found.memory.needed:.1f} GiB", f"{setting} needs about {found.memory.needed:.1f} GiB")
+            )
             break
     smaller = [
         (other.parameters, name)
@@ -215,15 +229,15 @@ def does_not_fit(
         return Skipped(
             name,
             "does_not_fit",
-            f"このバッチでは約 {asked:.1f} GB 必要ですが、使えるのは {there:.1f} GB です。→ {needed} なら約 {need:.1f} GB",
-            f"at this batch it needs about {asked:.1f} GB, {there:.1f} GB are usable. -> {needed} needs about {need:.1f} GB",
+            f"このバッチでは約 {asked:.1f} GiB 必要ですが、使えるのは {there:.1f} GiB です。→ {needed} なら約 {need:.1f} GiB",
+            f"at this batch it needs about {asked:.1f} GiB, {there:.1f} GiB are usable. -> {needed} needs about {need:.1f} GiB",
         )
     hint_ja, hint_en = (f"。→ {instead[0]}", f". -> {instead[1]}") if instead else ("", "")
     return Skipped(
         name,
         "does_not_fit",
-        f"{weights} では最小のバッチでも約 {need:.1f} GB 必要ですが、使えるのは {there:.1f} GB です{hint_ja}",
-        f"in {weights} it needs about {need:.1f} GB even at the smallest batch, {there:.1f} GB are usable{hint_en}",
+        f"{weights} では最小のバッチでも約 {need:.1f} GiB 必要ですが、使えるのは {there:.1f} GiB です{hint_ja}",
+        f"in {weights} it needs about {need:.1f} GiB even at the smallest batch, {there:.1f} GiB are usable{hint_en}",
     )
 
 

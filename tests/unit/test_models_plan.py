@@ -69,7 +69,7 @@ def test_gemma_in_16_bit_on_an_8_gb_mac_is_refused_with_what_fits():
     ):
         with pytest.raises(ModelError) as caught:
             plan_run(recipe, described_machine("apple-m2-8gb"))
-        assert "bfloat16" in caught.value.en and "5.3 GB are usable" in caught.value.en
+        assert "bfloat16" in caught.value.en and "5.3 GiB are usable" in caught.value.en
         for text in (caught.value.ja, caught.value.en):
             assert "load_in_4bit=true" in text and "TinySwallow-1.5B" in text
 
@@ -190,7 +190,7 @@ def test_too_little_free_memory_is_a_warning_and_changes_no_setting():
     recipe, machine = load_recipe("colab_t4"), described_machine("colab-t4")
     busy = plan_run(recipe, machine, free_gb=1.0)
     assert busy.recipe == plan_run(recipe, machine).recipe and busy.model == plan_run(recipe, machine).model
-    assert len(busy.warnings) == 1 and "1.0 GB" in busy.warnings[0][1] and "WARNING" in busy.lines()[-1]
+    assert len(busy.warnings) == 1 and "1.0 GiB" in busy.warnings[0][1] and "WARNING" in busy.lines()[-1]
     assert plan_run(recipe, replace(machine, free_gb=0.5)).warnings and not plan_run(recipe, machine, free_gb=10.0).warnings
 
 
@@ -232,3 +232,11 @@ def test_the_fit_is_monotone_a_larger_machine_takes_whatever_a_smaller_one_did()
     for facts in CATALOG.values():
         fits = [fit(facts, DpoRecipe(), Probe("cpu", "x", memory_gb=size)) is not None for size in (2, 4, 8, 16, 32, 64)]
         assert fits == sorted(fits)
+
+
+def test_the_table_says_all_that_the_lines_say():
+    plan = plan_run(load_recipe("apple_m2_8gb", model="google/gemma-2b-it"), described_machine("apple-m2-8gb"))
+    values = [row["値 / value"] for row in plan.rows()]
+    assert values[0] == "google/gemma-2b-it" and values[1] == plan.model
+    assert {choice.value for choice in plan.choices} <= set(values)
+    assert f"{plan.memory.total:.1f} GiB" in values and all(len(row) == 3 for row in plan.rows())
