@@ -20,6 +20,10 @@ _MPS_SHARE = 2 / 3
 # Left to what the allocator wastes on a GPU, and to the system on a CPU (an eighth of a small machine).
 _CUDA_RESERVE, _CPU_RESERVE = 0.5, 1.5
 _WATERMARKS = {"PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0", "PYTORCH_MPS_LOW_WATERMARK_RATIO": "0.9"}
+MPS_ENVIRONMENT = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", **_WATERMARKS}
+"""What torch reads when it is imported on an Apple chip; `configure_mps_environment` sets it before that."""
+MPS_BATCHES_SINCE = (2, 9)
+"""torch from which left-padded batches are right on MPS (pytorch #156707: NaN before)."""
 
 _GPU_HINT = (
     "。Colab ではメニュー「ランタイム」>「ランタイムのタイプを変更」で GPU を選べます。",
@@ -162,18 +166,15 @@ def configure_mps_environment() -> dict[str, str]:
     """
     if sys.platform != "darwin" or platform.machine() != "arm64" or "torch" in sys.modules:
         return {}
-    wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
-    if not any(name in os.environ for name in _WATERMARKS):
-        wanted |= _WATERMARKS
-    settings = {name: value for name, value in wanted.items() if name not in os.environ}
+    left_out = set(_WATERMARKS) if any(name in os.environ for name in _WATERMARKS) else set()
+    settings = {name: value for name, value in MPS_ENVIRONMENT.items() if name not in os.environ and name not in left_out}
     os.environ.update(settings)
     return settings
 
 
 def mps_environment() -> dict[str, str]:
     """The settings of `configure_mps_environment` as they are on this Mac ('' where not set); elsewhere as they would be set on one."""
-    wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", **_WATERMARKS}
-    return {name: os.environ.get(name, "") for name in wanted} if sys.platform == "darwin" else wanted
+    return {name: os.environ.get(name, "") for name in MPS_ENVIRONMENT} if sys.platform == "darwin" else dict(MPS_ENVIRONMENT)
 
 
 def _lack(recipe: DpoRecipe, probe: Probe) -> tuple[str, str] | None:
@@ -213,7 +214,7 @@ def _mps_settings(probe: Probe) -> dict:
         "attention": "eager",
         "pad_to_multiple_of": 64,
         "empty_cache_steps": 10,
-        "generation_batch": 16 if _torch_version(probe) >= (2, 9) else 1,
+        "generation_batch": 16 if _torch_version(probe) >= MPS_BATCHES_SINCE else 1,
     }
 
 

@@ -14,7 +14,7 @@ from ..errors import AdslmError
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import runs_root
 from ..tables import html_row
-from .device import DevicePlan, check_preset_fits, choose_device
+from .device import MPS_ENVIRONMENT, DevicePlan, check_preset_fits, choose_device
 from .doctor import Diagnosis, diagnose
 from .hub_token import token_row
 from .installed import Installed, read_installed
@@ -25,8 +25,6 @@ from .runtimes import as_if as described_as
 
 # A hub model of 1.5 billion weights is a download of 3 GB, and its merged export as much again.
 _DISK_GB = {True: 1.0, False: 8.0}
-# What torch reads when it is imported on an Apple chip; `configure_mps_environment` sets them before that.
-_MPS_SETTINGS = ("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO")
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def environment_report(recipe: DpoRecipe | None = None, probe_torch: bool = True
     if disk is not None:
         _check_disk(recipe, disk, problems)
     here = _described_facts(probe) if as_if and probe else _facts()
-    mps = {name: os.environ.get(name) for name in _MPS_SETTINGS} if probe and probe.kind == "mps" else {}
+    mps = {name: os.environ.get(name) for name in MPS_ENVIRONMENT} if probe and probe.kind == "mps" else {}
     return EnvironmentReport(
         installed.python, colab=installed.colab, disk_free_gb=disk, probe=probe, plan=plan, mps=mps, diagnosis=diagnosis,
         install=install, problems=problems, as_if=as_if, **here,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..environment.device import MPS_BATCHES_SINCE
 from .templates import render_prompt
 
 
@@ -68,11 +69,11 @@ def generate_texts(
 
 
 def left_padding_works(model: Any) -> bool:
-    """Whether prompts of different lengths may share a batch: not on an Apple GPU before torch 2.9 (pytorch #156707: NaN)."""
+    """Whether prompts of different lengths may share a batch: not on an Apple GPU with an older torch."""
     import torch
     from packaging.version import Version
 
-    return model.device.type != "mps" or Version(torch.__version__).release >= (2, 9)
+    return model.device.type != "mps" or Version(torch.__version__).release >= MPS_BATCHES_SINCE
 
 
 def _read(tokenizer: Any, ids: list[int]) -> Generated:

@@ -75,15 +75,19 @@ def encode_pair(tokenizer: Any, row: dict, max_length: int, max_prompt_length: i
     if any(special in text for special in tokenizer.all_special_tokens for text in texts):
         return "special_tokens"  # the tokenizer would read the letters as control tokens: a second EOS, or a second turn
     whole = render_prompt(tokenizer, row["prompt"])
-    responses = [_response_ids(tokenizer, whole, row[side]) for side in ("chosen", "rejected")]
+    prompt_ids = _ids(tokenizer, whole)
+    responses = _response_ids(tokenizer, whole, prompt_ids, row)
     if None in responses:
         return "boundary"
-    prompt_text, cut = _fit_prompt(tokenizer, row["prompt"], min(max_prompt_length, max_length - max(map(len, responses))))
+    room = min(max_prompt_length, max_length - max(map(len, responses)))
+    prompt_text, cut = (whole, 0) if len(prompt_ids) <= room else _cut_prompt(tokenizer, row["prompt"], len(prompt_ids), room)
     if prompt_text is None:
         return "response_too_long"
-    if cut and [_response_ids(tokenizer, prompt_text, row[side]) for side in ("chosen", "rejected")] != responses:
-        return "boundary"
-    return EncodedPair(_ids(tokenizer, prompt_text), *responses, prompt_text, row["chosen"], row["rejected"], cut)
+    if cut:
+        prompt_ids = _ids(tokenizer, prompt_text)
+        if _response_ids(tokenizer, prompt_text, prompt_ids, row) != responses:
+            return "boundary"
+    return EncodedPair(prompt_ids, *responses, prompt_text, row["chosen"], row["rejected"], cut)
 
 
 def collate(pairs: Sequence[EncodedPair], pad_token_id: int) -> dict[str, Tensor]:
@@ -115,10 +119,9 @@ def pad_rows(rows: Sequence[tuple[list[int], list[int]]], pad_token_id: int) -> 
     return {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
 
 
-def _fit_prompt(tokenizer: Any, prompt: str | list[dict], room: int) -> tuple[str | None, int]:
-    """The rendered prompt with at most `room` tokens and the number of tokens cut; (None, 0) when the template alone is longer."""
+def _cut_prompt(tokenizer: Any, prompt: str | list[dict], full: int, room: int) -> tuple[str | None, int]:
+    """The rendered prompt of `full` tokens with at most `room`, and how many were cut; (None, 0) when the template alone is longer."""
     messages = as_messages(prompt)
-    full = len(_ids(tokenizer, render_prompt(tokenizer, messages)))
     last = max(i for i, message in enumerate(messages) if message["role"] == "user")
     text, length = messages[last]["content"], full
     while length > room:
@@ -130,13 +133,14 @@ def _fit_prompt(tokenizer: Any, prompt: str | list[dict], room: int) -> tuple[st
     return render_prompt(tokenizer, messages), full - length
 
 
-def _response_ids(tokenizer: Any, prompt_text: str, response: str) -> list[int] | None:
-    """The response as it continues the prompt, and one EOS; None where a token straddles the boundary.
+def _response_ids(tokenizer: Any, prompt_text: str, prompt_ids: list[int], row: dict) -> list[list[int] | None]:
+    """Chosen and rejected as they continue the prompt, each with one EOS; None for one where a token straddles the boundary.
 
-    Read together with its prompt: alone, a SentencePiece tokenizer would put a space before it that no generated text has.
+    Read together with the prompt: alone, a SentencePiece tokenizer would put a space before them that no generated text has.
     """
-    prompt_ids, both = _ids(tokenizer, prompt_text), _ids(tokenizer, prompt_text + response)
-    return [*both[len(prompt_ids) :], tokenizer.eos_token_id] if both[: len(prompt_ids)] == prompt_ids else None
+    both = [_ids(tokenizer, prompt_text + row[side]) for side in ("chosen", "rejected")]
+    start = len(prompt_ids)
+    return [[*ids[start:], tokenizer.eos_token_id] if ids[:start] == prompt_ids else None for ids in both]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

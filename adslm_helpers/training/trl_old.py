@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ def levelled(trainer_class: type, recipe: DpoRecipe) -> type:
                 _forward(self, model, batch) if self.own_forward else super().concatenated_forward(model, batch, *args, **options)
             )
             if self._policy_logps is None:  # the policy's forward comes first, the reference's second
-                self._policy_logps = _chosen_logps(output)
+                self._policy_logps = _logps(output)[0]
             return output
 
         def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], *args: Any, **options: Any) -> Any:
@@ -61,12 +60,11 @@ def check_forward(trainer: Any) -> list[str]:
     """
     import torch
 
-    theirs, ours = (
-        _both(forward(_KnownModel(), _made_up_batch(trainer))) for forward in (trainer.concatenated_forward, _own(trainer))
-    )
-    if torch.allclose(theirs, ours, atol=1e-3):
+    theirs = trainer.concatenated_forward(_KnownModel(), _made_up_batch(trainer))
+    ours = _forward(trainer, _KnownModel(), _made_up_batch(trainer))
+    if torch.allclose(torch.cat(_logps(theirs)), torch.cat(_logps(ours)), atol=1e-3):
         return []
-    if not isinstance(trainer.concatenated_forward(_KnownModel(), _made_up_batch(trainer)), dict):
+    if not isinstance(theirs, dict):
         raise TrainingError(
             "この TRL は応答のトークンを正しく採点しません。→ ノートブック 00 の修復で、試験済みの TRL を入れてください。",
             "This TRL does not score the tokens of a response as it should. -> Install a tested TRL by the repair in notebook 00.",
@@ -97,10 +95,6 @@ def _made_up_batch(trainer: Any) -> dict[str, Any]:
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def _own(trainer: Any) -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
-    return lambda model, batch: _forward(trainer, model, batch)
-
-
 def _forward(trainer: Any, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """What TRL 0.12 to 0.28 return from `concatenated_forward`, by our own layout and maths."""
     rows = pad_rows(scored_rows(batch), trainer.padding_value)
@@ -114,16 +108,9 @@ def _forward(trainer: Any, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return {**dict(zip(names, logps.chunk(2), strict=True)), "mean_chosen_logits": chosen, "mean_rejected_logits": rejected}
 
 
-def _both(output: Any) -> Tensor:
-    """Log-probabilities of the chosen, then of the rejected responses; a tuple up to TRL 0.11."""
-    import torch
-
-    pair = (output["chosen_logps"], output["rejected_logps"]) if isinstance(output, dict) else output[:2]
-    return torch.cat([side.detach().float() for side in pair])
-
-
-def _chosen_logps(output: Any) -> Tensor:
-    return output["chosen_logps"] if isinstance(output, dict) else output[0]
+def _logps(output: Any) -> tuple[Tensor, Tensor]:
+    """(chosen_logps, rejected_logps), each [B], of a forward pass; TRL up to 0.11 gives them as the head of a tuple."""
+    return (output["chosen_logps"], output["rejected_logps"]) if isinstance(output, dict) else output[:2]
 
 
 def _chosen_lengths(batch: dict[str, Any]) -> Tensor:

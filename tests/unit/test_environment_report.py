@@ -183,4 +183,4 @@ def test_no_word_of_mps_elsewhere():
 def test_the_settings_named_are_those_that_are_made():
     from adslm_helpers.environment import device
 
-    assert set(report_module._MPS_SETTINGS) == {"PYTORCH_ENABLE_MPS_FALLBACK", *device._WATERMARKS}
+    assert set(report_module.MPS_ENVIRONMENT) == {"PYTORCH_ENABLE_MPS_FALLBACK", *device._WATERMARKS}
