@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import types
 import typing
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from .errors import RecipeError
+from .recipe_rules import coerce, nearest, problems
 
 EMBEDDED = "embedded-tiny"
-LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,13 @@ class DpoRecipe:
     save_steps: int = 50
     """Optimizer steps between two checkpoints."""
     load_best_model_at_end: bool = False
-    """End with the checkpoint of the lowest held-out loss instead of the last one. Loss is not text: read both."""
+    """End with the best healthy checkpoint, by its texts, then by held-out loss. False: with the last healthy one."""
+    watch_prompts: int = 16
+    """Held-out prompts answered at every evaluation, to see whether the text is still healthy. 0: nobody looks."""
+    recoveries: int = 3
+    """How often a run goes on by itself, from its last healthy state, after a number that is not finite."""
+    allow_shorter: bool = False
+    """Out of memory, with nothing else left to give: halve max_length. Pairs that no longer fit are dropped, and counted."""
     eval_prompts: int = 150
     """At most so many held-out prompts are answered before and after."""
     samples_per_prompt: int = 2
@@ -121,8 +123,8 @@ class DpoRecipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _coerce(field.name, _HINTS[field.name], getattr(self, field.name)))
-        for problem_ja, problem_en in _problems(self):
+            object.__setattr__(self, field.name, coerce(field.name, _HINTS[field.name], getattr(self, field.name)))
+        for problem_ja, problem_en in problems(self):
             raise RecipeError(problem_ja, problem_en)
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,8 +164,8 @@ def load_recipe(preset: str = "tiny", model: str | None = None, **overrides: Any
 
     if preset not in preset_names():
         raise RecipeError(
-            f"プリセット {preset!r} はありません。→ {_nearest(preset, preset_names())}",
-            f"There is no preset {preset!r}. -> {_nearest(preset, preset_names())}",
+            f"プリセット {preset!r} はありません。→ {nearest(preset, preset_names())}",
+            f"There is no preset {preset!r}. -> {nearest(preset, preset_names())}",
         )
     text = (resources.files(__package__) / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     recipe = recipe_from_dict({**(yaml.safe_load(text) or {}), **overrides, "preset": preset})
@@ -202,99 +204,6 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 
 def _known_field(key: str) -> str:
     if key not in _HINTS:
-        hint = _nearest(key, list(_HINTS))
+        hint = nearest(key, list(_HINTS))
         raise RecipeError(f"レシピに {key!r} という項目はありません。→ {hint}", f"A recipe has no field {key!r}. -> {hint}")
     return key
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"{close[0]!r}?" if close else f"({', '.join(known)})"
-
-
-def _coerce(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the field's type; text is read as the type asks (CLI and YAML 1.1 give '5e-6' as text)."""
-    try:
-        if typing.get_origin(hint) is tuple:
-            items = value.split(",") if isinstance(value, str) else list(value)
-            if not all(isinstance(item, str) for item in items):
-                raise ValueError
-            return tuple(item.strip() for item in items if item.strip())
-        if hint is bool:
-            if isinstance(value, str):
-                return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-            if not isinstance(value, bool):
-                raise ValueError
-            return value
-        if hint is int:
-            if isinstance(value, bool) or int(value) != float(value):
-                raise ValueError
-            return int(value)
-        if hint is float:
-            number = float(value)
-            if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
-                raise ValueError
-            return number
-        if not isinstance(value, str):
-            raise ValueError
-        return value
-    except (ValueError, TypeError, KeyError, OverflowError):
-        kind = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else "list of text"
-        raise RecipeError(
-            f"レシピの {name} に {value!r} は使えません。→ 型は {kind} です。",
-            f"Recipe field {name} cannot be {value!r}. -> Its type is {kind}.",
-        ) from None
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "lora_r": (1, 256), "lora_alpha": (1, 1024), "lora_dropout": (0, 0.5), "beta": (1e-3, 10), "sft_weight": (0, 10),
-    "label_smoothing": (0, 0.499), "learning_rate": (1e-9, 1e-1), "num_train_epochs": (0.01, 100),
-    "per_device_train_batch_size": (1, 1024), "gradient_accumulation_steps": (1, 4096),
-    "per_device_eval_batch_size": (1, 1024), "warmup_ratio": (0, 0.9), "max_grad_norm": (1e-3, 1e3), "seed": (0, 2**31 - 1),
-    "max_length": (16, 32768), "max_prompt_length": (8, 32768), "eval_fraction": (0.01, 0.5), "logging_steps": (1, 10**6),
-    "evals_per_run": (1, 100), "save_steps": (1, 10**6), "eval_prompts": (1, 10**5), "samples_per_prompt": (1, 100),
-    "temperature": (0, 2), "top_p": (0.01, 1), "max_new_tokens": (1, 4096),
-}  # fmt: skip
-_CHOICES = {
-    "loss_type": LOSS_TYPES,
-    "dtype": DTYPES,
-    "device": DEVICES,
-    "lr_scheduler_type": ("cosine", "linear", "constant_with_warmup"),
-}
-
-
-def _problems(recipe: DpoRecipe) -> typing.Iterator[tuple[str, str]]:
-    """Every rule that the recipe breaks, as (Japanese, English)."""
-    for name, (low, high) in _RANGES.items():
-        value = getattr(recipe, name)
-        if not low <= value <= high:
-            yield (
-                f"レシピの {name} = {value} は範囲外です。→ {low} から {high} の間にしてください。",
-                f"Recipe field {name} = {value} is out of range. -> Choose between {low} and {high}.",
-            )
-    for name, allowed in _CHOICES.items():
-        value = getattr(recipe, name)
-        if value not in allowed:
-            choice = _nearest(value, list(allowed))
-            yield f"レシピの {name} = {value!r} は選べません。→ {choice}", f"{name} = {value!r} is unknown. -> {choice}"
-    if recipe.max_steps == 0 or recipe.max_steps < -1:
-        yield (
-            f"レシピの max_steps = {recipe.max_steps} は使えません。→ -1（エポック数で決める）か 1 以上にしてください。",
-            f"Recipe field max_steps = {recipe.max_steps} is no step count. -> Use -1 (by epochs) or 1 and more.",
-        )
-    if recipe.max_prompt_length >= recipe.max_length:
-        yield (
-            f"max_prompt_length = {recipe.max_prompt_length} が max_length = {recipe.max_length} 以上で、応答の場所がありません。"
-            "→ max_prompt_length を小さくしてください。",
-            f"max_prompt_length = {recipe.max_prompt_length} leaves no room for a response in max_length = {recipe.max_length}. "
-            "-> Lower max_prompt_length.",
-        )
-    if not recipe.models:
-        yield "レシピの models が空です。→ 1つ以上書いてください。", "Recipe field models is empty. -> Name at least one model."
-    if recipe.label_smoothing and recipe.loss_type != "robust":
-        yield (
-            f"label_smoothing = {recipe.label_smoothing} は loss_type = {recipe.loss_type!r} では新しい TRL に黙って無視されます。"
-            "→ loss_type を 'robust' にしてください。",
-            f"label_smoothing = {recipe.label_smoothing} is silently ignored by today's TRL with loss_type = {recipe.loss_type!r}. "
-            "-> Set loss_type to 'robust'.",
-        )

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from ..environment.device import memory_in_use
 from ..errors import TrainingError
+from .history import append_row, read_history
 
 
 class HistoryCallback(TrainerCallback):
@@ -35,8 +36,7 @@ class HistoryCallback(TrainerCallback):
             row["not_finite"] = broken
         memory = {key: round(value, 3) for key, value in memory_in_use().items()}
         row |= {"time": round(time.monotonic() - self._started, 2), "memory_gib": memory}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(self.path, row)
 
 
 class FiniteGuard(TrainerCallback):
@@ -76,21 +76,6 @@ def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
     except ImportError:
         return []
     return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder)))]
-
-
-def read_history(path: Path) -> list[dict]:
-    """The rows of a history file; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise
-    return rows
 
 
 def _number(value: Any) -> float | None:

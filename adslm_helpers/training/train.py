@@ -19,6 +19,7 @@ from ..models.loading import LoadedModel, load_model
 from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, sha256, write_json
+from .history import HISTORY, read_history
 from .preflight import checked_trainer
 from .prompts import encode_pairs
 from .settings import total_steps
@@ -106,7 +107,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _train(
     run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence[Any], fingerprint: str, resume: bool
 ) -> RunResult:
-    from .callbacks import FiniteGuard, HistoryCallback, read_history, tensorboard_callback
+    from .callbacks import FiniteGuard, HistoryCallback, tensorboard_callback
 
     sides = {
         side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
@@ -120,7 +121,7 @@ def _train(
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
     watchers = (
-        HistoryCallback(run.training / "history.jsonl"),
+        HistoryCallback(run.training / HISTORY),
         FiniteGuard(),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
@@ -141,7 +142,7 @@ def _train(
     with readable_checkpoints():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
-    if not _evaluated_at(trainer.state.global_step, read_history(run.training / "history.jsonl")):
+    if not _evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY)):
         trainer.evaluate()
     trainer.save_model(str(run.training / "adapter"))
     loaded.tokenizer.save_pretrained(run.training / "adapter")
@@ -152,7 +153,7 @@ def _train(
         steps=trainer.state.global_step,
         seconds=round(seconds, 2),
         resumed_from=int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0,
-        final=_last_evaluation(read_history(run.training / "history.jsonl")),
+        final=_last_evaluation(read_history(run.training / HISTORY)),
         pairs={side: len(encoded.pairs) for side, encoded in sides.items()},
         dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
         fingerprint=fingerprint,

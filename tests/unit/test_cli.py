@@ -74,7 +74,7 @@ def verb(monkeypatch):
     """Puts a function in the place of `adslm setup`."""
 
     def put(function):
-        monkeypatch.setattr(cli, "setup", function)
+        monkeypatch.setattr(cli.verbs, "setup", function)
 
     return put
 
@@ -142,7 +142,7 @@ def test_a_reader_who_goes_away_is_no_error(lines, tmp_path):
     script = tmp_path / "verb.py"
     script.write_text(
         "import time\nfrom adslm_helpers import cli\n"
-        f"cli.setup = lambda arguments: (time.sleep(0.2), ['x' * 50] * {lines})\nraise SystemExit(cli.main(['setup']))\n"
+        f"cli.verbs.setup = lambda arguments: (time.sleep(0.2), ['x' * 50] * {lines})\nraise SystemExit(cli.main(['setup']))\n"
     )
     done = run_python(
         "-c", f"import os, sys; sys.exit(os.system('bash -c \"set -o pipefail; {sys.executable} {script} | true\"') >> 8)"
@@ -209,7 +209,7 @@ def test_mistakes_of_real_verbs_end_with_2_and_a_way_out(arguments, said, capsys
 
 
 def recipe(*arguments, run=None):
-    return cli._recipe(cli.build_parser().parse_args(["train", *arguments]), run)
+    return cli.verbs._recipe(cli.build_parser().parse_args(["train", *arguments]), run)
 
 
 def test_the_recipe_is_the_runs_own_unless_a_preset_is_named():

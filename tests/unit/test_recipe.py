@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adslm_helpers import recipe as module
+from adslm_helpers import recipe_rules
 from adslm_helpers.errors import RecipeError
 from adslm_helpers.recipe import (
     EMBEDDED,
@@ -158,7 +159,7 @@ def test_a_value_out_of_range_is_refused_with_the_way_out(values):
 def test_every_number_has_a_range():
     """A new dial without a range would let -1 through to the trainer."""
     numbers = {name for name, hint in module._HINTS.items() if hint in (int, float)}
-    assert numbers - set(module._RANGES) == {"max_steps", "needs_memory_gb"}
+    assert numbers - set(recipe_rules.RANGES) == {"max_steps", "needs_memory_gb"}
 
 
 def test_label_smoothing_belongs_to_the_robust_loss():
