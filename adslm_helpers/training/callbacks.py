@@ -75,6 +75,7 @@ class LearningRate(TrainerCallback):
         for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
             group["initial_lr"] = self.learning_rate
             group["lr"] = self.learning_rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the log shows
 
 
 def tensorboard_callback(folder: Path) -> list[TrainerCallback]:

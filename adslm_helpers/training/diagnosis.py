@@ -72,7 +72,10 @@ def diagnose(
     largest = max((float(p.abs().max()) for p in trainable if p.numel()), default=0.0)
     if not all(bool(p.isfinite().all()) for p in trainable):
         return Diagnosis("weights", largest_weight=math.inf)
-    broken: tuple[int, ...] = ()
+    in_float32 = plan.dtype == "float32" and plan.compute_dtype == "float32"
+    if not all(bool(p.isfinite().all()) for p in model.parameters() if not p.requires_grad and p.is_floating_point()):
+        # A weight that the file holds as a finite number and float16 does not.
+        return Diagnosis("data" if plan.dtype == "float32" else "precision", largest_weight=largest)
     with torch.no_grad():
         was_training = model.training
         model.eval()

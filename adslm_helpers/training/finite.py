@@ -26,7 +26,7 @@ class NotFiniteError(TrainingError):
     """A loss, reward, gradient or logit is not finite; no weight was touched. Holds what recovery needs to know."""
 
     def __init__(self, step: int, phase: str, what: dict[str, str], diagnosis: Diagnosis, saved: Path):
-        names = ", ".join(f"{name} = {value}" for name, value in what.items())
+        names = ", ".join(f"{name} = {value}" for name, value in list(what.items())[:2]) + (" ..." if len(what) > 2 else "")
         super().__init__(
             f"ステップ {step} の{_PHASES[phase][0]}で数が有限ではなくなりました（{names}）。原因: {diagnosis.ja}。"
             f"重みはまだ壊れていません。そのバッチは {saved} にあります。→ {_cure(diagnosis)[0]}",
