@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class AdslmError(Exception):
     """A mistake or a limit that the user can act on; never a bug of ours.
@@ -50,3 +54,24 @@ class ExportError(AdslmError):
 
 class SetupError(AdslmError):
     """The runtime lacks something, or a service of it (Drive, upload) refused."""
+
+
+class Interrupted(AdslmError, KeyboardInterrupt):
+    """The user stopped a step; the message says what was kept and how to go on. A KeyboardInterrupt too, for whoever waits for one."""
+
+    exit_code = 130
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """What the file system refuses, as a RunError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{folder} に書き込めません（{reason}）。前からあるファイルはそのままです。"
+            "→ 空き容量と権限を確かめてもう一度実行するか、環境変数 ADSLM_RUNS に書き込める場所を指定してください。",
+            f"{folder} cannot be written to ({reason}). What was there is as it was. "
+            "-> Check space and permissions and try again, or name a place that can be written to in ADSLM_RUNS.",
+        ) from error

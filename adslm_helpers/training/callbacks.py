@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import TrainerCallback
 
 from ..environment.device import memory_in_use
 from ..errors import TrainingError
+from ..run import write_jsonl
 from .history import append_row, read_history
 
 
@@ -26,7 +26,7 @@ class HistoryCallback(TrainerCallback):
         """A resumed run keeps the rows up to its checkpoint and drops the later ones, which are done again."""
         self._started = time.monotonic()
         kept = [row for row in read_history(self.path) if row["step"] <= state.global_step] if state.global_step else []
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_jsonl(self.path, kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         numbers = {key: _number(value) for key, value in (logs or {}).items()}
