@@ -23,9 +23,9 @@ def training_fingerprint(run: Run, recipe: DpoRecipe) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def note_start(run: Run, recipe: DpoRecipe) -> None:
+def note_start(run: Run, recipe: DpoRecipe, fingerprint: str) -> None:
     """Writes into the training folder what it is started with: the recipe as asked for, and the dataset's hashes."""
-    value = {"fingerprint": training_fingerprint(run, recipe), "recipe": recipe.to_dict(), "dataset": _dataset(run)}
+    value = {"fingerprint": fingerprint, "recipe": recipe.to_dict(), "dataset": _dataset(run)}
     write_json(run.training / STARTED, value)
 
 
@@ -48,9 +48,12 @@ def started_recipe(run: Run) -> DpoRecipe:
     return recipe_from_dict(recipe)
 
 
-def refuse_another(run: Run, recipe: DpoRecipe) -> None:
-    """Raises TrainingError, naming what differs, unless the training folder was started with this recipe and today's dataset."""
-    started_recipe(run)  # raises where there is nothing
+def refuse_another(run: Run, recipe: DpoRecipe) -> str:
+    """The fingerprint of the training that is there; raises TrainingError, naming what differs, unless it is of this recipe and dataset.
+
+    A field that the recipe got since, in a newer version, counts as its default.
+    """
+    before = started_recipe(run).to_dict()
     started, dataset = _started(run), _dataset(run)
     if sides := [f"{side}.jsonl" for side in _SIDES if started["dataset"][side] != dataset[side]]:
         names = ", ".join(sides)
@@ -60,8 +63,7 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> None:
             f"{names} in {run.dataset} changed after this training was started; it cannot go on with other data. Nothing was changed. "
             "-> Build the dataset again from the former data (notebook 01), or leave out --resume: the training is kept beside a new one.",
         )
-    before, asked = started["recipe"], json.loads(json.dumps(recipe.to_dict()))
-    changed = [f"{name}: {before.get(name)} -> {value}" for name, value in asked.items() if before.get(name) != value]
+    changed = [f"{name}: {before[name]} -> {value}" for name, value in recipe.to_dict().items() if before[name] != value]
     if changed:
         names = ", ".join(changed)
         raise TrainingError(
@@ -70,6 +72,7 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> None:
             f"{run.training} was started with another recipe ({names}). Nothing was changed. "
             "-> Go on with the former one, or leave out --resume: the training is kept beside a new one.",
         )
+    return started["fingerprint"]
 
 
 def set_aside(training: Path) -> list[str]:

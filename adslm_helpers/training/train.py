@@ -86,9 +86,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     probe = probe_machine()
     check_preset_fits(recipe, probe)
     plan = plan_run(recipe, probe)
-    fingerprint = training_fingerprint(run, recipe)
-    if resume:
-        refuse_another(run, recipe)
+    fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     if not fresh and (done := _finished(run, fingerprint)):
         return done
     resumable = not fresh and same_training(run, fingerprint)
@@ -96,7 +94,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     for line in kept:
         _log.warning(line)
     with run.step("training", fingerprint=fingerprint) as notes:
-        note_start(run, recipe)
+        note_start(run, recipe, fingerprint)
         write_json(run.training / "recipe.json", plan.recipe.to_dict())
         loaded = load_model(plan.recipe)
         loaded.notes += [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
