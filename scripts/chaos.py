@@ -10,20 +10,15 @@ imports (one thread, nothing computed) and each run is a fork of it; one run in 
 
 from __future__ import annotations
 
-import os
-import sys
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-    os.environ[name] = "1"  # before any import: a thread does not live through a fork, and what it held stays locked
-os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "ADSLM_HEADLESS": "1"}
-
 import argparse
 import importlib
 import json
 import mmap
+import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -304,7 +299,13 @@ def make_base(folder: Path) -> None:
 
 
 def import_all() -> None:
-    """Everything that a run imports, lazy modules included; nothing is computed, for that starts threads."""
+    """Everything that a run imports, lazy modules included; nothing is computed, for that starts threads.
+
+    A thread does not live through a fork, and what it held stays locked: libraries are told to start none, before they are imported.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", ADSLM_HEADLESS="1")
     for name in HEAVY:
         importlib.import_module(name)
     from peft import LoraConfig, get_peft_model  # noqa: F401
@@ -337,6 +338,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.one:
         folder = Path(arguments.one[0])
+        import_all()
         work(Run(arguments.one[1], folder), Stage(folder))
         return 0
     with tempfile.TemporaryDirectory(prefix="adslm-chaos-") as folder:
