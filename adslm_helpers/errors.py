@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Nothing can be written any more: no space, no quota, a read-only file system."""
 
 
 class AdslmError(Exception):
@@ -63,11 +67,13 @@ class Interrupted(AdslmError, KeyboardInterrupt):
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """What the file system refuses, as a RunError that names the folder."""
+def writing_to(folder: Path, codes: Collection[int] | None = None) -> Iterator[None]:
+    """What the file system refuses, as a RunError that names the folder. `codes`: only errors of these numbers."""
     try:
         yield
     except OSError as error:
+        if codes is not None and error.errno not in codes:
+            raise
         reason = error.strerror or str(error)
         raise RunError(
             f"{folder} に書き込めません（{reason}）。前からあるファイルはそのままです。"

@@ -20,8 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError, writing_to
-from .run_lock import Process, is_alive, run_lock, this_process
+from .errors import FULL, RunError, writing_to
+from .run_lock import Process, is_alive, lock_holder, run_lock, this_process
 
 STEPS = ("setup", "dataset", "training", "evaluation", "export")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy")
@@ -208,11 +208,15 @@ class Run:
         return manifest
 
     def status(self, step: str) -> str:
-        """'absent', 'running', 'done', 'failed', 'interrupted', 'stale', or 'killed': its process is gone without a word."""
+        """'absent', 'running', 'done', 'failed', 'interrupted', 'stale', or 'unfinished': started, and nobody is at it any more.
+
+        The last is a step whose process was killed, or could not even note how it ended (a full disk).
+        """
         entry = self.manifest()["steps"].get(step, {})
         process = entry.get("process")
-        if entry.get("status") == "running" and process and is_alive(Process(**process)) is False:
-            return "killed"
+        if entry.get("status") == "running" and process:
+            at_work = is_alive(Process(**process)) is not False and (step == "setup" or lock_holder(self.path))
+            return "running" if at_work else "unfinished"
         return entry.get("status", "absent")
 
     def require(self, step: str) -> dict:
@@ -241,7 +245,8 @@ class Run:
             with writing_to(self.path):
                 self._note(name, entry, stale_later=name != "setup")
             try:
-                yield notes
+                with writing_to(self.path, FULL):
+                    yield notes
             except BaseException as error:
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 with suppress(OSError):  # a full disk must not hide what happened first

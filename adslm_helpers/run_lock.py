@@ -109,9 +109,14 @@ def _is_this(holder: Process) -> bool:
 
 
 def _release(path: Path) -> None:
-    """Empties the lock file of its holder. A folder that went away, or cannot be written to now, must not hide what happened."""
-    with suppress(OSError):
-        _replace(path, "{}")
+    """Blanks the holder out of its lock file, in place: on a full disk no new file can be written, and others must not stay locked out.
+
+    A folder that went away, or cannot be written to now, must not hide what happened.
+    """
+    with suppress(OSError), open(path, "r+b") as file:
+        size = len(file.read())
+        file.seek(0)
+        file.write(b"{}".ljust(size))
 
 
 def _newest(locks: Path) -> tuple[int, Process | None]:
@@ -162,17 +167,6 @@ def _create(path: Path) -> bool:
         return True
     finally:
         Path(temporary).unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=_NEW, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _birth(pid: int) -> str | None:

@@ -67,15 +67,18 @@ class FiniteGuard(TrainerCallback):
         )
 
 
-def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
-    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed."""
+def tensorboard_callback(folder: Path, resumed_at: int = 0) -> list[TrainerCallback]:
+    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed.
+
+    What earlier attempts wrote there past the step `resumed_at` is done again, and TensorBoard is told to hide it.
+    """
     from transformers.integrations import TensorBoardCallback
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return []
-    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder)))]
+    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder), purge_step=resumed_at + 1))]
 
 
 def _number(value: Any) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import AdslmError, TrainingError
+from ..errors import FULL, AdslmError, TrainingError
 from .checkpoints import discard_unusable, last_valid, step_of
 
 _CODES = {
@@ -30,7 +31,7 @@ def storage_told(training: Path) -> Iterator[None]:
     except AdslmError:
         raise
     except Exception as error:
-        reason = storage_failure(error)
+        reason = storage_failure(error, training.parent)
         if reason is None:
             raise
         with suppress(OSError):
@@ -38,10 +39,16 @@ def storage_told(training: Path) -> Iterator[None]:
         raise _told(training, reason) from error
 
 
-def storage_failure(error: BaseException) -> str | None:
-    """The file system's words behind an error of a library that writes files; None when it is about something else."""
+def storage_failure(error: BaseException, run: Path) -> str | None:
+    """The file system's words behind an error of a library that writes files; None when it is about something else.
+
+    A refusal is about `run` or its storage; a model that may not be read is for another to explain.
+    """
     if isinstance(error, OSError):
-        return (error.strerror or str(error)) if error.errno in _CODES else None
+        elsewhere = isinstance(error.filename, str) and not os.path.abspath(error.filename).startswith(os.path.abspath(run))
+        if error.errno not in _CODES or (elsewhere and error.errno not in FULL):
+            return None
+        return f"{error.strerror}: {error.filename}" if elsewhere else error.strerror or str(error)
     text = str(error)
     if found := _RUST.search(text):
         return text if int(found[1]) in _CODES else None

@@ -93,7 +93,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     kept = clear_up(run.training) if resumable else set_aside(run.training)
     for line in kept:
         _log.warning(line)
-    with run.step("training", fingerprint=fingerprint) as notes:
+    with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):
         note_start(run, recipe, fingerprint)
         write_json(run.training / "recipe.json", plan.recipe.to_dict())
         loaded = load_model(plan.recipe)
@@ -122,13 +122,14 @@ def _train(
                 f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
+    checkpoint = last_valid(run.training) if resume else None
     interruption = Interruption()
     watchers = (
         seal_callback(),
         interruption.callback(),
         HistoryCallback(run.training / HISTORY),
         FiniteGuard(),
-        *tensorboard_callback(run.training / "events"),
+        *tensorboard_callback(run.training / "events", step_of(checkpoint) if checkpoint else 0),
         *callbacks,
     )
     pairs, done_by_us = (sides["train"].pairs, sides["eval"].pairs), []
@@ -142,7 +143,6 @@ def _train(
     if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
         write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
         run.update(model=loaded.record())
-    checkpoint = last_valid(run.training) if resume else None
     started = time.monotonic()
     with readable_checkpoints(), interruption.listening():
         train_from(trainer, checkpoint)

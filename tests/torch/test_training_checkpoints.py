@@ -23,12 +23,12 @@ from .conftest import StopAt
 
 
 class InterruptAt(TrainerCallback):
-    """Ctrl-C, once or twice, in the middle of a step."""
+    """Ctrl-C, once or twice, while a step is taken."""
 
     def __init__(self, step, times=1):
         self.step, self.times = step, times
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step + 1 == self.step:
             for _ in range(self.times):
                 signal.raise_signal(signal.SIGINT)

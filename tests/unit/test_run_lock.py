@@ -209,7 +209,7 @@ def test_steps_hold_it_and_setup_does_not(tmp_path):
     assert made.status("training") == "absent"
 
 
-def test_a_step_of_a_process_that_is_gone_reads_as_killed(tmp_path):
+def test_a_step_of_a_process_that_is_gone_reads_as_unfinished(tmp_path):
     made = Run("a", tmp_path)
     with made.step("training"):
         assert made.status("training") == "running"
@@ -217,8 +217,8 @@ def test_a_step_of_a_process_that_is_gone_reads_as_killed(tmp_path):
         manifest = json.loads(path.read_text())
         manifest["steps"]["training"]["process"]["birth"] = "long ago"
         write_json(path, manifest)
-        assert made.status("training") == "killed"
-        with pytest.raises(RunError, match="not done \\(killed\\)"):
+        assert made.status("training") == "unfinished"
+        with pytest.raises(RunError, match="not done \\(unfinished\\)"):
             made.require("training")
 
 
@@ -227,3 +227,13 @@ def test_a_full_disk_does_not_hide_what_happened_in_a_step(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="first"), made.step("training"):
         monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         raise ValueError("first")
+    assert made.status("training") == "unfinished", "its end could not be noted, and this process lives"
+
+
+def test_a_disk_that_fills_up_in_any_step_is_said_in_words(tmp_path):
+    made = Run("a", tmp_path)
+    with pytest.raises(RunError, match=r"a cannot be written to .No space left"), made.step("evaluation"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert made.status("evaluation") == "failed"
+    with pytest.raises(FileNotFoundError), made.step("evaluation"):
+        raise FileNotFoundError(errno.ENOENT, "no such file")

@@ -222,7 +222,15 @@ def test_whichever_library_writes_a_full_disk_is_named_and_what_is_half_written_
 def test_errors_about_something_else_stay_what_they_are(tmp_path, error):
     with pytest.raises(type(error)) as caught, storage_told(tmp_path):
         raise error
-    assert caught.value is error and storage_failure(error) is None
+    assert caught.value is error and storage_failure(error, tmp_path) is None
+
+
+def test_a_refusal_elsewhere_is_not_blamed_on_the_run_but_a_full_disk_is_named_with_its_place(tmp_path):
+    for code, words in ((errno.EACCES, None), (errno.ENOSPC, "No space left on device: /cache/x")):
+        error = OSError(code, os.strerror(code), "/cache/x")
+        assert storage_failure(error, tmp_path) == words
+    inside = OSError(errno.EACCES, "Permission denied", str(tmp_path / "training" / "a"))
+    assert storage_failure(inside, tmp_path) == "Permission denied"
 
 
 # --- interrupt -----------------------------------------------------------------------------------------------------
