@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Nothing can be written any more: no space, no quota, a read-only file system."""
+
 
 class AdslmError(Exception):
     """A mistake or a limit that the user can act on; never a bug of ours.
@@ -50,3 +58,26 @@ class ExportError(AdslmError):
 
 class SetupError(AdslmError):
     """The runtime lacks something, or a service of it (Drive, upload) refused."""
+
+
+class Interrupted(AdslmError, KeyboardInterrupt):
+    """The user stopped a step; the message says what was kept and how to go on. A KeyboardInterrupt too, for whoever waits for one."""
+
+    exit_code = 130
+
+
+@contextmanager
+def writing_to(folder: Path, codes: Collection[int] | None = None) -> Iterator[None]:
+    """What the file system refuses, as a RunError that names the folder. `codes`: only errors of these numbers."""
+    try:
+        yield
+    except OSError as error:
+        if codes is not None and error.errno not in codes:
+            raise
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{folder} に書き込めません（{reason}）。前からあるファイルはそのままです。"
+            "→ 空き容量と権限を確かめてもう一度実行するか、環境変数 ADSLM_RUNS に書き込める場所を指定してください。",
+            f"{folder} cannot be written to ({reason}). What was there is as it was. "
+            "-> Check space and permissions and try again, or name a place that can be written to in ADSLM_RUNS.",
+        ) from error

@@ -13,16 +13,19 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError
+from .errors import FULL, RunError, writing_to
+from .run_lock import Process, is_alive, lock_holder, run_lock, this_process
 
 STEPS = ("setup", "dataset", "training", "evaluation", "export")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy")
+_TEMPORARY = ".tmp"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -58,7 +61,7 @@ def runs_root() -> Path:
 def write_bytes(path: Path, content: bytes) -> Path:
     """Writes `content` under a temporary name in the same folder, then renames: `path` is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -70,6 +73,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what a killed process left of `write_bytes` in this folder; only for whoever has the run's lock."""
+    for path in folder.glob(f".*.????????{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -199,8 +208,16 @@ class Run:
         return manifest
 
     def status(self, step: str) -> str:
-        """'absent', 'running', 'done', 'failed' or 'interrupted'. 'running' after a crash means: did not finish."""
-        return self.manifest()["steps"].get(step, {}).get("status", "absent")
+        """'absent', 'running', 'done', 'failed', 'interrupted', 'stale', or 'unfinished': started, and nobody is at it any more.
+
+        The last is a step whose process was killed, or could not even note how it ended (a full disk).
+        """
+        entry = self.manifest()["steps"].get(step, {})
+        process = entry.get("process")
+        if entry.get("status") == "running" and process:
+            at_work = is_alive(Process(**process)) is not False and (step == "setup" or lock_holder(self.path))
+            return "running" if at_work else "unfinished"
+        return entry.get("status", "absent")
 
     def require(self, step: str) -> dict:
         """What `step` noted in the manifest; raises RunError unless it is done."""
@@ -218,20 +235,25 @@ class Run:
         """Marks a step as running, then done, failed or interrupted; what the body puts into the yielded dict is noted.
 
         A step that starts again marks the steps after it as stale; setup does not: looking at the machine changes no result.
+        All but setup hold the run's lock: raises RunError when another process has it, or the folder cannot be written to.
         """
         assert name in STEPS, name
         notes: dict[str, Any] = dict(facts)
-        self._note(name, {"status": "running", "started": now(), **notes}, stale_later=name != "setup")
-        status = "failed"
-        try:
-            yield notes
-            status = "done"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            started = self.manifest()["steps"][name]["started"]
-            self._note(name, {"status": status, "started": started, "ended": now(), **notes})
+        started = now()
+        with run_lock(self.path) if name != "setup" else nullcontext():
+            entry = {"status": "running", "started": started, "process": asdict(this_process()), **notes}
+            with writing_to(self.path):
+                self._note(name, entry, stale_later=name != "setup")
+            try:
+                with writing_to(self.path, FULL):
+                    yield notes
+            except BaseException as error:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                with suppress(OSError):  # a full disk must not hide what happened first
+                    self._note(name, {"status": status, "started": started, "ended": now(), **notes})
+                raise
+            with writing_to(self.path):
+                self._note(name, {"status": "done", "started": started, "ended": now(), **notes})
 
     def _note(self, name: str, entry: dict, stale_later: bool = False) -> None:
         steps = dict(self.manifest()["steps"])

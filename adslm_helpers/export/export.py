@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,6 +59,8 @@ class ExportResult:
     bytes: int
     evaluated: bool
     verified: Verified
+    removed: tuple[str, ...] = ()
+    """What killed exports of this run had left under temporary names."""
 
     def lines(self) -> list[str]:
         """The result in a few bilingual lines."""
@@ -90,6 +94,9 @@ class ExportResult:
                     "【注意】違いが大きいです。書き出したモデルの文も読んで確かめるか、merged=False で書き出して 4ビットで使ってください。"
                     "/ NOTE: that is much. Read the exported model's texts as well, or export with merged=False and use it in 4-bit."
                 )
+        if self.removed:
+            names = ", ".join(self.removed)
+            told.append(f"途中で止まった前の書き出しを消しました / removed what a killed export had left: {names}")
         if not self.evaluated:
             told.append("【注意】まだ評価していません（ノートブック 03）。/ NOTE: not evaluated yet (notebook 03).")
         if self.base == EMBEDDED:
@@ -110,26 +117,28 @@ def export_run(run: Run, target: str | Path | None = None, kind: str = "folder",
     `kind`: 'folder', 'zip' or 'drive' (a folder on Google Drive). Without `target` the name is the run's with the UTC time, in the
     run's export folder or in adslm/ on the Drive. `merged=False`: the adapter alone.
     What was written is loaded again and must write the tuned model's greedy texts; until then it has no final name. An export that is
-    complete but does not get onto the Drive is kept in the run's export folder.
+    complete but does not get onto the Drive is kept in the run's export folder. What killed exports of this run left is removed, and said.
     Raises RunError (not trained), ExportError (target exists, no space, mismatch), SetupError (no Drive), ModelError.
     """
     target = _target(run, target, kind)
     refuse_existing(target)
     run.require("training")
     folder = target if kind == "folder" else run.export / target.name.removesuffix(".zip")
-    with run.step("export", path=str(target), kind=kind) as notes, staging(folder) as partial:
-        facts, verified = _build(run, partial, folder.name, merged)
-        files = list_files(partial)
-        if kind == "folder":
-            publish(partial, target)
-        elif kind == "zip":
-            write_zip(partial, target, top=folder.name)
-        else:
-            _copy_or_keep(partial, target, folder)
-        evaluated = facts.metrics is not None
-        size = sum(entry["bytes"] for entry in files)
-        result = ExportResult(str(target), kind, facts.base, len(files) + 1, size, evaluated, verified)
-        notes.update(files=result.files, bytes=size, verified=asdict(verified))
+    with run.step("export", path=str(target), kind=kind) as notes:
+        removed = _remove_left(run, target)
+        with staging(folder) as partial:
+            facts, verified = _build(run, partial, folder.name, merged)
+            files = list_files(partial)
+            if kind == "folder":
+                publish(partial, target)
+            elif kind == "zip":
+                write_zip(partial, target, top=folder.name)
+            else:
+                _copy_or_keep(partial, target, folder)
+            evaluated = facts.metrics is not None
+            size = sum(entry["bytes"] for entry in files)
+            result = ExportResult(str(target), kind, facts.base, len(files) + 1, size, evaluated, verified, removed)
+            notes.update(files=result.files, bytes=size, verified=asdict(verified))
     return result
 
 
@@ -144,6 +153,21 @@ def _target(run: Run, target: str | Path | None, kind: str) -> Path:
         return drive_folder() / (target or f"adslm/{name}")
     path = Path(target).expanduser() if target else run.export / name
     return path.with_name(f"{path.name}.zip") if kind == "zip" and path.suffix != ".zip" else path
+
+
+def _remove_left(run: Run, target: Path) -> tuple[str, ...]:
+    """Removes the temporary names of this run's killed exports: all in its own folder, elsewhere those that only this run gives.
+
+    The run's lock is held: no export of it is at work. A drive that does not answer is not asked twice: the export itself says why.
+    """
+    ours = re.compile(rf"\.({re.escape(run.name)}-\d{{8}}-\d{{6}}(\.zip)?|{re.escape(target.name)})\.partial")
+    removed = []
+    with suppress(OSError):
+        found = [path for path in target.parent.glob(".*.partial") if ours.fullmatch(path.name)]
+        for path in sorted({*run.export.glob(".*.partial"), *found}):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            removed.append(str(path))
+    return tuple(removed)
 
 
 def _copy_or_keep(partial: Path, target: Path, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..environment.device import memory_in_use
+from ..run import write_jsonl
 from .finite import NumberGuard
 from .history import append_row, read_history
 
@@ -26,7 +26,7 @@ class HistoryCallback(TrainerCallback):
         """A resumed run keeps the rows up to its checkpoint and drops the later ones, which are done again."""
         self._started = time.monotonic()
         kept = [row for row in read_history(self.path) if row["step"] <= state.global_step] if state.global_step else []
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_jsonl(self.path, kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         numbers = {key: _number(value) for key, value in (logs or {}).items()}
@@ -78,15 +78,18 @@ class LearningRate(TrainerCallback):
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the log shows
 
 
-def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
-    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed."""
+def tensorboard_callback(folder: Path, resumed_at: int = 0) -> list[TrainerCallback]:
+    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed.
+
+    What earlier attempts wrote there past the step `resumed_at` is done again, and TensorBoard is told to hide it.
+    """
     from transformers.integrations import TensorBoardCallback
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return []
-    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder)))]
+    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder), purge_step=resumed_at + 1))]
 
 
 def _number(value: Any) -> float | None:

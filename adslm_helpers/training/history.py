@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 HISTORY, ALARMS = "history.jsonl", "alarms.jsonl"
 
@@ -32,10 +33,15 @@ class Alarm:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """One JSON object as a further line; one write, so that another process never reads half of it as a line."""
+    """One JSON object as a further line; one write, so that another process never reads half of it as a line.
+
+    Half a line that a killed process or a full disk left at the end is cut off first: the row would be lost behind it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    with open(path, "ab+") as file:
+        if file.tell() and not _ends_a_line(file):
+            _mend(file)
+        file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_alarm(training: Path, alarm: Alarm) -> None:
@@ -53,11 +59,28 @@ def read_history(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().split(b"\n")  # bytes: the cut may go through a character
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            rows += [json.loads(line)] if line.strip() else []
         except ValueError:
             if number < len(lines):
                 raise
     return rows
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _mend(file: BinaryIO) -> None:
+    """Ends a last line that is whole; cuts off one that is not."""
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+        file.write(b"\n")
+    except ValueError:
+        file.truncate(start)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..dataset.build import load_split
@@ -15,10 +12,18 @@ from ..environment.device import check_preset_fits
 from ..environment.machine import probe_machine
 from ..models.plan import plan_run
 from ..recipe import DpoRecipe
-from ..run import Run, read_json, sha256, write_json
-from .attempts import read_recoveries, train_until_done
+from ..run import Run, read_json, write_json
+from ..run_lock import run_lock
+from .attempts import train_until_done
+from .checkpoints import clear_up, save_adapter
 from .history import HISTORY, read_history
+from .interrupt import told_how_to_go_on
+from .recoveries import read_recoveries
+from .resume import note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
+from .storage import storage_told
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class RunResult:
     """How the model was chosen, in words; a fallback is said first."""
     done_by_us: list[str] = field(default_factory=list)
     """What the installed TRL lacks and was done another way, in words."""
+    kept: list[str] = field(default_factory=list)
+    """What was found of earlier attempts and what became of it, in words."""
     preflight: dict[str, Any] = field(default_factory=dict)
     """The precision that was trained in, and why the ones before it were rejected."""
     recoveries: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +54,7 @@ class RunResult:
 
     def lines(self) -> list[str]:
         """The result in a few bilingual lines."""
-        told = [*self.choice, f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
+        told = [*self.choice, *self.kept, f"ステップ / steps: {self.steps}   秒 / seconds: {self.seconds:.0f}"]
         if self.reused:
             told.append(
                 "同じレシピ・同じデータの学習が済んでいるので、その結果を使います。/ Already trained with this recipe and data: reused."
@@ -60,53 +67,48 @@ class RunResult:
         return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
 
 
-def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False) -> RunResult:
+def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False, resume: bool = False) -> RunResult:
     """Trains the run's adapter and returns the result; the same recipe on the same data is not trained twice.
 
-    The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted training with the same recipe and data goes on from its last checkpoint; any other earlier training of the run is
-    kept beside it under training-1, training-2, ... `fresh`: train again all the same. `callbacks`: `transformers.TrainerCallback`s.
-    Raises RunError (no dataset), RecipeError (preset does not fit the machine), ModelError, TrainingError.
+    The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted or killed training with the same recipe and
+    data goes on from its last valid checkpoint; any other earlier training of the run is kept beside it under training-1, training-2,
+    ... `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
+    Raises RunError (no dataset, another process at work), RecipeError (preset does not fit the machine), ModelError, TrainingError (also
+    when the disk is full), Interrupted.
     """
+    with run_lock(run.path), storage_told(run.training), told_how_to_go_on(run.training):
+        return _locked(run, recipe, callbacks, fresh, resume)
+
+
+def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, resume: bool) -> RunResult:
     run.require("dataset")
     probe = probe_machine()
     check_preset_fits(recipe, probe)
     plan = plan_run(recipe, probe)
-    fingerprint = training_fingerprint(run, recipe)
+    fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     if not fresh and (done := _finished(run, fingerprint)):
         return done
-    resumable = not fresh and _same_training(run, fingerprint)
-    if not resumable:
-        _set_aside(run.training)
-    with run.step("training", fingerprint=fingerprint) as notes:
-        write_json(run.training / "fingerprint.json", fingerprint)
+    resumable = not fresh and same_training(run, fingerprint)
+    kept = clear_up(run.training) if resumable else set_aside(run.training)
+    for line in kept:
+        _log.warning(line)
+    with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):
+        note_start(run, recipe, fingerprint)
         write_json(run.training / "recipe.json", plan.recipe.to_dict())
         run.update(recipe=recipe.to_dict(), plan=plan.to_dict())
         result = _train(run, recipe, plan.recipe, callbacks, fingerprint, resume=resumable)
         changed = [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
-        result = replace(result, choice=[*result.choice, *changed])
+        result = replace(result, choice=[*result.choice, *changed], kept=kept)
         notes["model"] = result.model
         write_json(run.training / "result.json", asdict(result))
         notes |= {"final": result.final, "preflight": result.preflight}
     return result
 
 
-def training_fingerprint(run: Run, recipe: DpoRecipe) -> str:
-    """A hash of all that decides the outcome: the recipe and both sides of the split."""
-    parts = [recipe.to_dict(), sha256(run.dataset / "train.jsonl"), sha256(run.dataset / "eval.jsonl")]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a training folder; half-written ones (no trainer_state.json) do not count."""
-    found = [path for path in (folder / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
-
-
 def _train(run: Run, asked: DpoRecipe, planned: DpoRecipe, callbacks: Sequence[Any], fingerprint: str, resume: bool) -> RunResult:
-    outcome = train_until_done(run, asked, planned, callbacks, last_checkpoint, resume)
+    outcome = train_until_done(run, asked, planned, callbacks, resume)
     trainer, loaded = outcome.trainer, outcome.loaded
-    trainer.save_model(str(run.training / "adapter"))
-    loaded.tokenizer.save_pretrained(run.training / "adapter")
+    save_adapter(trainer, loaded.tokenizer, run.training / "adapter")
     return RunResult(
         run=run.name,
         model=loaded.name,
@@ -135,28 +137,12 @@ def _last_evaluation(history: list[dict]) -> dict[str, float]:
     return {key: value for key, value in rows[-1].items() if key.startswith("eval_")} if rows else {}
 
 
-def _same_training(run: Run, fingerprint: str) -> bool:
-    path = run.training / "fingerprint.json"
-    return path.is_file() and read_json(path) == fingerprint
-
-
 def _finished(run: Run, fingerprint: str) -> RunResult | None:
     """The result of a finished training with this fingerprint, else None."""
-    if not _same_training(run, fingerprint) or not (run.training / "result.json").is_file():
+    if not same_training(run, fingerprint) or not (run.training / "result.json").is_file():
         return None
     result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
     # The step may be marked stale because the dataset was built again; the fingerprint says that it came out the same.
     with run.step("training", fingerprint=fingerprint) as notes:
         notes |= {"model": result.model, "final": result.final, "reused": True}
     return result
-
-
-def _set_aside(folder: Path) -> None:
-    """Moves an earlier training to training-1, training-2, ...: nothing that cost time is overwritten. Checkpoints are dropped."""
-    if not folder.is_dir():
-        return
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    number = 1
-    while folder.with_name(f"{folder.name}-{number}").exists():
-        number += 1
-    folder.rename(folder.with_name(f"{folder.name}-{number}"))

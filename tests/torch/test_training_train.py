@@ -12,7 +12,8 @@ from adslm_helpers.errors import RecipeError, RunError, TrainingError
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import recipe_from_dict
 from adslm_helpers.run import Run, read_jsonl
-from adslm_helpers.training.train import last_checkpoint, train
+from adslm_helpers.training.checkpoints import last_valid
+from adslm_helpers.training.train import train
 
 from .conftest import StopAt
 
@@ -99,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_same_adapter(run, recipe, runs_in_tmp)
     train(undisturbed, recipe)
     with pytest.raises(KeyboardInterrupt):
         train(run, recipe, [StopAt(5)])
-    assert run.status("training") == "interrupted" and last_checkpoint(run.training).name == "checkpoint-4"
+    assert run.status("training") == "interrupted" and last_valid(run.training).name == "checkpoint-4"
     result = train(run, recipe)
     assert result.resumed_from == 4
     ours, theirs = (load_file(r.training / "adapter" / "adapter_model.safetensors") for r in (run, undisturbed))
