@@ -47,12 +47,20 @@ def _remembered() -> dict[str, str]:
 def runs_root() -> Path:
     """The folder of all runs: $ADSLM_RUNS, else `runs/` beside the project's pyproject.toml or notebooks/, else `./runs`."""
     if os.environ.get("ADSLM_RUNS"):
-        return Path(os.environ["ADSLM_RUNS"]).expanduser().resolve()
+        return user_path(os.environ["ADSLM_RUNS"]).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "adslm_helpers").is_dir():
             return folder / "runs"
     return here / "runs"
+
+
+def user_path(name: str | Path) -> Path:
+    """A path as a user wrote it, `~` and all; one that begins with an unknown user's home stays as it is, and will not be found."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

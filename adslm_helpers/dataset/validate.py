@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from ..foreign_text import brief
 from ..text.brief import whole_prompt
 from .rows import Place, Problem, RawRow
 
@@ -164,7 +165,7 @@ def _cell(side: str, value: Any, notes: list[str]) -> str | list[dict]:
         return _strip(value, notes)
     if isinstance(value, list):
         return _messages(side, value, notes)
-    shown = repr(value)[:40]
+    shown = brief(value, 40)
     _no("not_text", f'"{side}" が文字列ではありません（{shown}）。', f'"{side}" is no text ({shown}).')
 
 
@@ -242,7 +243,7 @@ def _no(code: str, ja: str, en: str) -> NoReturn:
 
 
 def _no_column(side: str, value: dict) -> NoReturn:
-    found = ", ".join(repr(key)[:40] for key in [*value][:8])
+    found = ", ".join(brief(key, 40) for key in [*value][:8])
     ja = f'列 "{side}" がありません（ある列: {found}）。DPO には prompt, chosen, rejected が必要です。'
     _no("missing_column", ja, f'No column "{side}" (found: {found}). DPO needs prompt, chosen and rejected.')
 
