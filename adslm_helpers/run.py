@@ -10,20 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import RunError
+from .run_names import checked_name, refuse_elsewhere, user_path
 
 STEPS = ("setup", "dataset", "training", "evaluation", "export")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy")
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 def parameter(name: str, default: str) -> str:
@@ -41,7 +40,15 @@ def remember_parameters(values: dict[str, str]) -> Path:
 
 def _remembered() -> dict[str, str]:
     path = runs_root() / "parameters.json"
-    return read_json(path) if path.is_file() and not os.environ.get("ADSLM_HEADLESS") else {}
+    if os.environ.get("ADSLM_HEADLESS") or not path.is_file():
+        return {}
+    values = read_json(path)
+    if isinstance(values, dict) and all(isinstance(value, str) for value in values.values()):
+        return values
+    raise RunError(
+        f"{path} はフォームの記録ではありません。→ 消すか、フォームで選び直してください。",
+        f"{path} is not what the form remembers. -> Remove it, or choose again in the form.",
+    )
 
 
 def runs_root() -> Path:
@@ -53,14 +60,6 @@ def runs_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "adslm_helpers").is_dir():
             return folder / "runs"
     return here / "runs"
-
-
-def user_path(name: str | Path) -> Path:
-    """A path as a user wrote it, `~` and all; one that begins with an unknown user's home stays as it is, and will not be found."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -81,8 +80,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """`write_bytes` for UTF-8 text."""
-    return write_bytes(path, text.encode("utf-8"))
+    """`write_bytes` for UTF-8 text. Half a surrogate pair, which UTF-8 cannot hold, is spelt out: in JSON that is the same value."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -96,37 +95,57 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file that we wrote; raises RunError when it is absent or broken."""
+    """The JSON value of a file that we wrote; raises RunError when it is absent, cannot be read or is broken."""
+    return _parsed(_content(path), f"{path}", f"{path}")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken or no object."""
+    rows = []
+    for number, line in enumerate(_content(path).split(b"\n"), 1):  # bytes: a line in another encoding is named too
+        if line.strip():
+            row = _parsed(line, f"{path} {number}行目", f"{path} line {number}")
+            rows.append(row if isinstance(row, dict) else _broken(f"{path} {number}行目", f"{path} line {number}", "no object"))
+    return rows
+
+
+def _content(path: Path) -> bytes:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise OSError("no regular file")
+        return path.read_bytes()
     except FileNotFoundError:
         raise RunError(
             f"{path} がありません。→ 前の手順（ノートブック）を先に実行してください。",
             f"{path} does not exist. -> Run the step (notebook) before this one first.",
         ) from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise RunError(
-            f"{path} が壊れています（{error}）。→ この手順をもう一度実行してください。",
-            f"{path} is broken ({error}). -> Run the step that wrote it again.",
+            f"{path} を読めません（{why}）。→ 権限とファイルの状態を確かめてください。",
+            f"{path} cannot be read ({why}). -> Check its permissions and that it is whole.",
         ) from None
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken."""
-    if not path.is_file():
-        read_json(path)  # raises with the words for an absent file
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # bytes: a line in another encoding is named too
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise RunError(
-                f"{path} {number}行目が壊れています（{error}）。→ この手順をもう一度実行してください。",
-                f"{path} line {number} is broken ({error}). -> Run the step that wrote it again.",
-            ) from None
-    return rows
+def _parsed(content: bytes, place_ja: str, place_en: str) -> Any:
+    try:
+        return json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        _broken(place_ja, place_en, error)
+
+
+def _no_number(name: str) -> NoReturn:
+    """json reads NaN and Infinity, which are no JSON and which we never write."""
+    raise ValueError(f"{name} is no JSON")
+
+
+def _broken(place_ja: str, place_en: str, why: object) -> NoReturn:
+    raise RunError(
+        f"{place_ja}が壊れています（{why}）。→ この手順をもう一度実行してください。"
+        if place_ja != place_en
+        else f"{place_ja} が壊れています（{why}）。→ この手順をもう一度実行してください。",
+        f"{place_en} is broken ({why}). -> Run the step that wrote it again.",
+    ) from None
 
 
 def sha256(path: Path) -> str:
@@ -158,13 +177,9 @@ class Run:
     """One run folder: its paths and its manifest. Making the object writes nothing."""
 
     def __init__(self, name: str, root: Path | str | None = None):
-        if not _NAME.fullmatch(name):
-            raise RunError(
-                f"実行名 {name!r} は使えません。→ 半角英数字と . _ - だけで、64文字以内にしてください。",
-                f"{name!r} cannot name a run. -> Use up to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
-            )
-        self.name = name
+        self.name = checked_name(name)
         self.path = (Path(root) if root else runs_root()) / name
+        refuse_elsewhere(self.path)
 
     def __repr__(self) -> str:
         return f"Run({self.name!r} at {self.path})"
@@ -198,7 +213,14 @@ class Run:
         """The manifest, or a fresh one where there is none yet."""
         if not (self.path / "manifest.json").is_file():
             return {"name": self.name, "created": now(), "steps": {}}
-        return read_json(self.path / "manifest.json")
+        manifest = read_json(self.path / "manifest.json")
+        steps = manifest.get("steps") if isinstance(manifest, dict) else None
+        if isinstance(steps, dict) and all(isinstance(entry, dict) for entry in steps.values()):
+            return manifest
+        raise RunError(
+            f"{self.path / 'manifest.json'} は実行の記録ではありません。→ 別の実行名にするか、このフォルダーを確かめてください。",
+            f"{self.path / 'manifest.json'} is not the manifest of a run. -> Use another name, or look into that folder.",
+        )
 
     def update(self, **values: Any) -> dict:
         """Sets top-level keys of the manifest and writes it."""

@@ -12,7 +12,8 @@ from typing import Any
 from ..data_files import data_path
 from ..errors import DataError
 from ..recipe import DpoRecipe
-from ..run import Run, read_jsonl, sha256, user_path, write_json, write_jsonl
+from ..run import Run, read_jsonl, sha256, write_json, write_jsonl
+from ..run_names import user_path
 from .formats import read_rows
 from .report import DatasetReport, reason_counts
 from .rows import Place, RawRow

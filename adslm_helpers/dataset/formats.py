@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..environment.hub_token import hf_token
 from ..foreign_text import redacted
-from ..run import user_path
+from ..run_names import user_path
 from .encoding import LARGEST_FILE
 from .rows import Place, Problem, RawRow, fail
 from .textfiles import read_csv, read_json, read_jsonl
@@ -31,13 +31,13 @@ _CONTAINERS = (
         "zip は展開し、Excel は「CSV UTF-8」で保存してください。",
         "Unpack a zip; save an Excel sheet as 'CSV UTF-8'.",
     ),
-    (b"BZh", "bzip2", *_UNPACK),
+    (b"BZh91AY&SY", "bzip2", *_UNPACK),
     (b"\xfd7zXZ", "xz", *_UNPACK),
     (b"\x28\xb5\x2f\xfd", "zstd", *_UNPACK),
     (b"7z\xbc\xaf", "7-Zip", *_UNPACK),
-    (b"PAR1", "Parquet", "名前の終わりを .parquet にしてください。", "Let its name end in .parquet."),
+    (b"PAR1\x15", "Parquet", "名前の終わりを .parquet にしてください。", "Let its name end in .parquet."),
     (b"\xd0\xcf\x11\xe0", "Excel (xls)", "「CSV UTF-8」で保存してください。", "Save it as 'CSV UTF-8'."),
-    (b"%PDF", "PDF", "表を CSV で保存してください。", "Save the table as CSV."),
+    (b"%PDF-", "PDF", "表を CSV で保存してください。", "Save the table as CSV."),
     *(
         (bytes((0x80, version)), "pickle", "JSONL か CSV で保存し直してください。", "Save it as JSONL or CSV.")
         for version in range(2, 6)
