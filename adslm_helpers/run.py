@@ -96,7 +96,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
 
 def read_json(path: Path) -> Any:
     """The JSON value of a file that we wrote; raises RunError when it is absent, cannot be read or is broken."""
-    return _parsed(_content(path), f"{path}", f"{path}")
+    return _parsed(_content(path), str(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -141,9 +141,7 @@ def _no_number(name: str) -> NoReturn:
 
 def _broken(place_ja: str, place_en: str, why: object) -> NoReturn:
     raise RunError(
-        f"{place_ja}が壊れています（{why}）。→ この手順をもう一度実行してください。"
-        if place_ja != place_en
-        else f"{place_ja} が壊れています（{why}）。→ この手順をもう一度実行してください。",
+        f"{place_ja} が壊れています（{why}）。→ この手順をもう一度実行してください。",
         f"{place_en} is broken ({why}). -> Run the step that wrote it again.",
     ) from None
 
@@ -211,7 +209,7 @@ class Run:
 
     def manifest(self) -> dict:
         """The manifest, or a fresh one where there is none yet."""
-        if not (self.path / "manifest.json").is_file():
+        if not os.path.lexists(self.path / "manifest.json"):
             return {"name": self.name, "created": now(), "steps": {}}
         manifest = read_json(self.path / "manifest.json")
         steps = manifest.get("steps") if isinstance(manifest, dict) else None
