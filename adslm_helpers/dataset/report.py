@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import asdict, dataclass
 
+from ..foreign_text import harmless
 from .rows import Problem
 from .statistics import Finding
 
@@ -60,7 +61,7 @@ class DatasetReport:
         for finding in self.findings:
             ja, en = _SEVERITY[finding.severity]
             pairs.append((f"[{ja}] {finding.ja}", f"[{en}] {finding.en}"))
-        return [line for pair in pairs for line in pair]
+        return [harmless(line) for pair in pairs for line in pair]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
@@ -111,4 +112,4 @@ def reason_counts(dropped: dict[str, int]) -> tuple[str, str]:
 
 
 def _both(ja: str, en: str) -> str:
-    return f"{html.escape(ja)}<br><small>{html.escape(en)}</small>"
+    return f"{html.escape(harmless(ja))}<br><small>{html.escape(harmless(en))}</small>"
