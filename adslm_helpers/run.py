@@ -202,8 +202,9 @@ class Run:
         """Another run on this run's dataset (copied), for a second recipe to compare with; an existing one is kept up to date."""
         self.require("dataset")
         other = Run(name, self.path.parent)
+        _content(self.dataset / "train.jsonl")  # raises with the words for an absent file
         for file in sorted(self.dataset.iterdir()):
-            write_bytes(other.dataset / file.name, file.read_bytes())
+            write_bytes(other.dataset / file.name, _content(file))
         other.update(steps={**other.manifest()["steps"], "dataset": self.manifest()["steps"]["dataset"]}, forked_from=self.name)
         return other
 

@@ -206,8 +206,8 @@ def _usage(facts: CardFacts) -> str:
 
 
 def _python(text: str) -> str:
-    """A Python string literal that cannot end the code block around it."""
-    return json.dumps(harmless(text)).replace("`", "\\x60")
+    """A Python string literal that cannot end the code block around it, nor begin a tag."""
+    return json.dumps(harmless(text)).replace("`", "\\x60").replace("<", "\\x3c")
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:

@@ -36,6 +36,8 @@ def local_config(name: str) -> Any | None:
 def odd_values(values: dict[str, Any]) -> list[str]:
     """What in a config cannot be the shape of a model: a number that is none, is not positive, or is beyond any model's."""
     odd = [key for key, most in _SHAPE.items() if values.get(key) is not None and not _whole(values[key], most)]
+    if "vocab_size" in values and values["vocab_size"] is None:
+        odd.append("vocab_size")
     odd += [key for key in ("hidden_size", "n_embd") if not odd and key in values and not _heads_fit(values, values[key])]
     names = values.get("architectures")
     if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
