@@ -11,8 +11,9 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Where the model hub's client looks for a token; the second is its old name."""
 _SECRET_VARIABLES = (*TOKEN_VARIABLES, "WANDB_API_KEY", "OPENAI_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 _SHORTEST_SECRET = 8  # a shorter value would be struck out of innocent words
-_HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{12,}")
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@\"'<>]{1,400}@", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{16,}")  # no boundary before it: in JSON it may follow the letter of "\n"
+# One slash where the address went through a path.
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/@\"'<>]{1,400}@", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<head>\bbearer\s+)[\w.~+/=-]{12,}", re.IGNORECASE)
 # Control characters but tab and line feed; halves of a surrogate pair; what turns the reading direction of the text around it.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -19,7 +19,7 @@ from adslm_helpers.text.rubric import judge
 from .cases import TEXTS, VALUES, fuzzed, place
 
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-TOKEN = st.text("abcXYZ019", min_size=12, max_size=40).map("hf_".__add__)
+TOKEN = st.text("abcXYZ019", min_size=16, max_size=40).map("hf_".__add__)
 
 
 class Tags(HTMLParser):
