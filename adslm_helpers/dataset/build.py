@@ -62,7 +62,25 @@ def load_split(run: Run, side: str) -> list[dict]:
             f"There is no side {side!r}. -> Ask for 'train' or 'eval'.",
         )
     run.require("dataset")
-    return read_jsonl(run.dataset / f"{side}.jsonl")
+    path = run.dataset / f"{side}.jsonl"
+    rows = read_jsonl(path)
+    odd = next((number for number, row in enumerate(rows, 1) if not _is_pair(row)), None)
+    if odd is not None or not rows:
+        place_ja, place_en = (f"{path} {odd}件目", f"{path} row {odd}") if odd else (str(path), str(path))
+        raise DataError(
+            f"{place_ja}: prompt・chosen・rejected の対ではありません。→ ノートブック 01（データ）をもう一度実行してください。",
+            f"{place_en} is no pair of prompt, chosen and rejected. -> Run notebook 01 (dataset) again.",
+        )
+    return rows
+
+
+def _is_pair(row: dict) -> bool:
+    """Whether a row has the shape that `validate` gives it: somebody may have edited the file since."""
+    prompt = row.get("prompt")
+    messages = prompt if isinstance(prompt, list) and prompt else [{"role": "user", "content": prompt}]
+    texts = [row.get("chosen"), row.get("rejected")]
+    texts += [message.get(key) if isinstance(message, dict) else None for message in messages for key in ("role", "content")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _open(name: str, recipe: DpoRecipe, digest: Any) -> Iterator[RawRow]:

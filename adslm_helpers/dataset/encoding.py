@@ -9,7 +9,7 @@ from typing import IO
 
 from .rows import fail
 
-LONGEST_LINE = 4 << 20
+LONGEST_LINE = 1 << 20
 """Characters. A longer line is one broken row, and is never held in memory."""
 LARGEST_FILE = 1 << 30
 """Bytes; more would not fit into the memory of a small machine as rows."""

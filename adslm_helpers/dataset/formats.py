@@ -44,7 +44,7 @@ _CONTAINERS = (
     ),
 )
 
-_HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>[\w.\[\]%:+-]+))?")
+_HUB = re.compile(r"hf:(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
 def read_rows(source: str | Path) -> Iterator[RawRow]:

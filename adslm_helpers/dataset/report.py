@@ -12,7 +12,7 @@ from .statistics import Finding
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
     "duplicate_key": ("同じ項目が2回", "a key twice"),
-    "too_long": ("長すぎる行", "line too long"),
+    "too_long": ("長すぎる", "too long"),
     "not_csv": ("CSV でない", "not CSV"),
     "too_many_cells": ("セルが多すぎる", "too many cells"),
     "bad_encoding": ("文字コードが壊れている", "broken encoding"),

@@ -18,6 +18,7 @@ from .rows import Place, Problem, RawRow
 
 SIDES = ("prompt", "chosen", "rejected")
 ROLES = ("system", "user", "assistant")
+_LONGEST_TEXT = 200_000  # characters: more than the longest max_length holds
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LISTED = re.compile(r'\[\s*\{.*"role"', re.DOTALL)
 _RESERVED = ("id", "source")  # ours; a user's column of that name is kept as original_id, original_source
@@ -206,6 +207,13 @@ def _check_texts(row: dict) -> None:
         if _SURROGATE.search(text):
             ja = f'"{side}" に対のないサロゲート（壊れた絵文字など）があります。UTF-8 にできません。'
             _no("lone_surrogate", ja, f'"{side}" holds a lone surrogate (half an emoji), which UTF-8 cannot hold.')
+        if len(text) > _LONGEST_TEXT:
+            ja = f'"{side}" が長すぎます（{len(text):,} 文字。{_LONGEST_TEXT:,} 文字まで）。ファイル全体が1つの欄に入っているようです。'
+            _no(
+                "too_long",
+                ja,
+                f'"{side}" is too long ({len(text):,} characters, up to {_LONGEST_TEXT:,}): a whole file in one cell?',
+            )
         if "\0" in text:
             _no("nul_character", f'"{side}" に NUL 文字があります。', f'"{side}" holds a NUL character.')
 

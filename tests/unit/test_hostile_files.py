@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adslm_helpers.dataset import build, encoding, formats, textfiles
-from adslm_helpers.dataset.build import build_dataset
+from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
 from adslm_helpers.errors import DataError, ModelError, RecipeError, RunError
@@ -290,6 +290,24 @@ def test_what_the_form_remembers_may_be_broken(runs_in_tmp, monkeypatch):
 
 def test_half_an_emoji_comes_back_from_a_file_of_ours(tmp_path):
     assert read_json(write_json(tmp_path / "a.json", {"a": "靴\ud83d"})) == {"a": "靴\ud83d"}
+
+
+@pytest.mark.parametrize("line", ["{}", '{"prompt": 1, "chosen": "a", "rejected": "b"}', '{"prompt": [{}], "chosen": "a", "rejected": "b"}',
+                                  '{"prompt": "p", "chosen": null, "rejected": "b"}'])  # fmt: skip
+def test_a_split_that_was_edited_names_the_row(line):
+    run = Run("a")
+    with run.step("dataset"):
+        write_text(run.dataset / "train.jsonl", f"{LINE}\n{line}\n")
+        write_text(run.dataset / "eval.jsonl", "")
+    with pytest.raises(DataError, match=r"train\.jsonl row 2"):
+        load_split(run, "train")
+    with pytest.raises(DataError, match=r"eval\.jsonl"):
+        load_split(run, "eval")
+
+
+def test_a_text_that_no_model_reads_is_dropped(tmp_path):
+    result = validate(read_rows(write(tmp_path, "a.jsonl", json.dumps({**PAIR, "chosen": "x" * 200_001}))))
+    assert result.dropped == {"too_long": 1} and "200,001" in result.problems[0].en
 
 
 # --- names ---------------------------------------------------------------------------------------------------------------

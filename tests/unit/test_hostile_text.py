@@ -22,6 +22,7 @@ from adslm_helpers.models.loading import _why_not
 from adslm_helpers.recipe import load_recipe
 from adslm_helpers.run import Run, read_json, write_text
 from adslm_helpers.tables import Table
+from adslm_helpers.text.brief import parse_brief
 from adslm_helpers.text.rubric import judge
 from adslm_helpers.widgets.form import run_form
 from adslm_helpers.widgets.live import LiveView
@@ -243,6 +244,29 @@ def test_visible_spells_out_what_is_obeyed_and_keeps_what_is_read():
 def test_markdown_is_one_line_without_markup():
     assert markdown("a|b\n# <b>*c* ![x](http://y)") == "a\\|b \\# &lt;b&gt;\\*c\\* \\!\\[x\\](http:\u200b//y)"
     assert markdown("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 200_000,
+        "1" + " " * 100_000,
+        "訴求" + " " * 100_000,
+        "商品" * 50_000,
+        "「" * 100_000,
+        "※" * 50_000,
+        "!" + " " * 100_000 + "x",
+    ],
+)
+def test_texts_that_a_careless_pattern_takes_hours_for(text):
+    """A hang is what this guards against: the suite would stand still here."""
+    assert parse_brief(text + "文字以内").max_chars in (None, 1) and judge(text, text).score >= 0
+
+
+def test_limits_of_a_brief_are_still_read():
+    assert parse_brief("商品：靴\n20〜30文字で").max_chars == 30 and parse_brief("全角30字以内").max_chars == 30
+    assert parse_brief("10 文字以上 15 文字 まで").min_chars == 10 and parse_brief("20文字～30文字").min_chars == 20
+    assert parse_brief("訴求点は「軽さ」").appeal == parse_brief("訴求： 「軽さ」").appeal == "軽さ"
 
 
 def test_brief_never_fails():
