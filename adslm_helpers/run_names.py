@@ -46,3 +46,11 @@ def user_path(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         return Path(name)
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether a name as a user wrote it is that of a folder here; False too for what no file can be named."""
+    try:
+        return user_path(name).is_dir()
+    except (OSError, ValueError):
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..foreign_text import redacted
 from ..run import Run, read_json, write_json, write_text
-from ..run_names import user_path
+from ..run_names import is_folder, user_path
 
 # What transformers notes about the place a tokenizer was loaded from; it would make a later load look there.
 _TEXT_FILES = (".json", ".jsonl", ".html", ".md")
@@ -20,7 +20,7 @@ _LEFT_ALONE = ("tokenizer.json", "vocab.json")  # vocabularies: no paths in them
 def is_local(name: str) -> bool:
     """Whether a model's name is a folder of some machine rather than a hub id or 'embedded-tiny'."""
     path = user_path(name)
-    return path.is_absolute() or path.is_dir() or name.startswith(("~", ".")) or "\\" in name
+    return path.is_absolute() or is_folder(name) or name.startswith(("~", ".")) or "\\" in name
 
 
 def public_name(name: str) -> str:

@@ -16,7 +16,7 @@ from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
 from ..foreign_text import harmless
 from ..recipe import EMBEDDED, DpoRecipe
-from ..run_names import user_path
+from ..run_names import is_folder, user_path
 from .adapters import with_adapter
 from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_targets
 from .generation import generate_texts
@@ -186,7 +186,7 @@ def _where(name: str, reachable: Callable[[], bool]) -> tuple[str, bool]:
     """What to hand to from_pretrained, and whether only local files may be used."""
     if name == EMBEDDED:
         return str(embedded_model_path()), True
-    if user_path(name).is_dir():
+    if is_folder(name):
         return str(user_path(name)), True
     return name, os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or not reachable()
 
@@ -259,7 +259,7 @@ def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:
     if "Unrecognized configuration class" in text:
         ja, en = "文の続きを書くモデル（causal LM）ではありません", "not a model that continues a text (causal LM)"
         return Skipped(name, "wrong_architecture", f"{ja}（{text}）", f"{en}: {text}")
-    if name == EMBEDDED or user_path(name).is_dir():
+    if name == EMBEDDED or is_folder(name):
         ja, en = f"フォルダーのモデルを読めません（{text}）", f"the model in this folder cannot be read ({text})"
         return Skipped(name, "unreadable", ja, en)
     if "not a valid model identifier" in text:  # the hub also answers 401 to a name that it does not have

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..run_names import user_path
+from ..run_names import is_folder, user_path
 
 _LARGEST = 8 << 20
 # The keys that the size of a model is computed from, and the most that each may be.
@@ -21,8 +21,7 @@ _SHAPE = {
 
 def local_config(name: str) -> Any | None:
     """config.json of a model folder, or of the hub's cache on this machine, as attributes; None where there is none to read."""
-    folder = user_path(name)
-    path = folder / "config.json" if folder.is_dir() else _cached(name)
+    path = user_path(name) / "config.json" if is_folder(name) else _cached(name)
     try:
         if path is None or not path.is_file() or path.stat().st_size > _LARGEST:
             return None

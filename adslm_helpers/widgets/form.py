@@ -20,7 +20,7 @@ from ..errors import AdslmError, DataError, RecipeError
 from ..foreign_text import harmless
 from ..recipe import EMBEDDED, load_recipe, preset_names
 from ..run import Run, write_bytes
-from ..run_names import user_path
+from ..run_names import is_folder
 from .live import has_front_end
 
 DEFAULTS = {"preset": "tiny", "model": "", "data": "sample", "run": "quickstart"}
@@ -192,7 +192,7 @@ class RunForm:
 
 def _check_model(model: str) -> None:
     for name in filter(None, (part.strip() for part in model.split(","))):
-        if name != EMBEDDED and not _HUB_MODEL.fullmatch(name) and not user_path(name).is_dir():
+        if name != EMBEDDED and not _HUB_MODEL.fullmatch(name) and not is_folder(name):
             raise RecipeError(
                 f"モデル {name!r} は Hugging Face の名前でもフォルダーでもありません。"
                 "→ 例: Qwen/Qwen2.5-0.5B-Instruct（空欄: プリセットの既定）",

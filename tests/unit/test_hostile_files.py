@@ -16,6 +16,7 @@ from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
 from adslm_helpers.errors import DataError, ModelError, RecipeError, RunError
+from adslm_helpers.export.public import is_local, public_name
 from adslm_helpers.models.local import local_config, odd_values
 from adslm_helpers.recipe import load_recipe, recipe_from_dict
 from adslm_helpers.run import Run, read_json, read_jsonl, write_json, write_text
@@ -425,6 +426,14 @@ def test_an_adapter_whose_config_names_code_or_patterns_is_refused_before_peft_s
     write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj"], **change})
     with pytest.raises(ModelError, match="cannot be used"):
         with_adapter(None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["1" * 5000, "a\0b", "~nobody-of-this-name/x", "\ud800", "x/" * 3000, ""])
+def test_a_model_that_no_folder_is_named_like(name):
+    """The system's own error for such a name ends in a traceback where it is not expected."""
+    if name:  # the empty one is the folder where we stand
+        assert local_config(name) is None
+    assert is_local(name) == (name in ("", "~nobody-of-this-name/x")) and len(public_name(name)) <= len(name)
 
 
 # --- the sources themselves ----------------------------------------------------------------------------------------------
