@@ -41,10 +41,10 @@ def refuse_elsewhere(path: Path) -> None:
 
 
 def user_path(name: str | Path) -> Path:
-    """A path as a user wrote it, `~` and all; one that begins with an unknown user's home stays as it is, and will not be found."""
+    """A path as a user wrote it, `~` and all; one that begins with the home of nobody stays as it is, and will not be found."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return Path(name)
 
 

@@ -68,7 +68,7 @@ def test_links_in_a_circle_are_told(tmp_path):
     assert "cannot be read" in refusal(tmp_path / "a.jsonl").en
 
 
-@pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 5000, "~nobody-of-this-name/a.jsonl", "\ud800.jsonl", ""])
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 5000, "~\0", "~\ud800", "~nobody-of-this-name/a.jsonl", "\ud800.jsonl", ""])
 def test_names_that_no_file_has(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     str(refusal(name)).encode("utf-8")
