@@ -14,6 +14,9 @@ from adslm_helpers.recipe import load_recipe
 
 from .cases import PICKLE, VALUES, checked_words, damage, everything, fuzzed, place
 
+# Of torch about a pickle, of PEFT about names it does not know.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 EDIT = st.tuples(
     st.sampled_from(("flip", "cut", "insert", "truncate", "overwrite")), st.integers(0, 1 << 16), st.integers(0, 60),
     st.sampled_from((b"\0", b"}", b"[" * 2000, b"\xff", b"null", b"9" * 4301, PICKLE)),

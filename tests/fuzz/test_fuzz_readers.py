@@ -144,7 +144,7 @@ def test_damaged_parquet(content):
         check(folder / "a.parquet")
 
 
-@fuzzed(120, content=damaged(LINES.encode(), TABLE.encode(), json.dumps(PAIRS).encode()), name=NAMES, strict=st.booleans())
+@fuzzed(60, content=damaged(LINES.encode(), TABLE.encode(), json.dumps(PAIRS).encode()), name=NAMES, strict=st.booleans())
 def test_a_dataset_is_built_whole_or_refused(content, name, strict):
     recipe = load_recipe("smoke")
     with place() as folder:

@@ -200,7 +200,7 @@ def test_a_line_of_100_mb_is_never_in_memory(tmp_path):
 
 def test_a_file_of_holes_is_refused_by_its_size(tmp_path):
     path = write(tmp_path, "a.jsonl", LINE)
-    os.truncate(path, 1 << 40)
+    os.truncate(path, encoding.LARGEST_FILE + 1)
     assert "too large" in refusal(path).en
 
 
