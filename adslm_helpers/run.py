@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .errors import RunError
+from .json_files import file_content, json_value
 from .run_names import checked_name, refuse_elsewhere, user_path
 
 STEPS = ("setup", "dataset", "training", "evaluation", "export")
@@ -96,54 +97,13 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
 
 def read_json(path: Path) -> Any:
     """The JSON value of a file that we wrote; raises RunError when it is absent, cannot be read or is broken."""
-    return _parsed(_content(path), str(path), str(path))
+    return json_value(file_content(path), str(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken or no object."""
-    rows = []
-    for number, line in enumerate(_content(path).split(b"\n"), 1):  # bytes: a line in another encoding is named too
-        if line.strip():
-            row = _parsed(line, f"{path} {number}行目", f"{path} line {number}")
-            rows.append(row if isinstance(row, dict) else _broken(f"{path} {number}行目", f"{path} line {number}", "no object"))
-    return rows
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise OSError("no regular file")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} がありません。→ 前の手順（ノートブック）を先に実行してください。",
-            f"{path} does not exist. -> Run the step (notebook) before this one first.",
-        ) from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise RunError(
-            f"{path} を読めません（{why}）。→ 権限とファイルの状態を確かめてください。",
-            f"{path} cannot be read ({why}). -> Check its permissions and that it is whole.",
-        ) from None
-
-
-def _parsed(content: bytes, place_ja: str, place_en: str) -> Any:
-    try:
-        return json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        _broken(place_ja, place_en, error)
-
-
-def _no_number(name: str) -> NoReturn:
-    """json reads NaN and Infinity, which are no JSON and which we never write."""
-    raise ValueError(f"{name} is no JSON")
-
-
-def _broken(place_ja: str, place_en: str, why: object) -> NoReturn:
-    raise RunError(
-        f"{place_ja} が壊れています（{why}）。→ この手順をもう一度実行してください。",
-        f"{place_en} is broken ({why}). -> Run the step that wrote it again.",
-    ) from None
+    lines = enumerate(file_content(path).split(b"\n"), 1)  # bytes: a line in another encoding is named too
+    return [json_value(line, f"{path} {number}行目", f"{path} line {number}", dict) for number, line in lines if line.strip()]
 
 
 def sha256(path: Path) -> str:
@@ -202,9 +162,9 @@ class Run:
         """Another run on this run's dataset (copied), for a second recipe to compare with; an existing one is kept up to date."""
         self.require("dataset")
         other = Run(name, self.path.parent)
-        _content(self.dataset / "train.jsonl")  # raises with the words for an absent file
+        file_content(self.dataset / "train.jsonl")  # raises with the words for an absent file
         for file in sorted(self.dataset.iterdir()):
-            write_bytes(other.dataset / file.name, _content(file))
+            write_bytes(other.dataset / file.name, file_content(file))
         other.update(steps={**other.manifest()["steps"], "dataset": self.manifest()["steps"]["dataset"]}, forked_from=self.name)
         return other
 
