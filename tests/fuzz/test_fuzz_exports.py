@@ -105,7 +105,7 @@ def apply(folder, kind, name, *rest):
             os.mkfifo(path)
 
 
-@fuzzed(260, edits=st.lists(EDIT, max_size=4), merged=st.booleans())
+@fuzzed(220, edits=st.lists(EDIT, max_size=4), merged=st.booleans())
 def test_an_export_is_taken_only_as_it_was_written(edits, merged):
     with place() as folder:
         export = folder / "export"
@@ -128,7 +128,7 @@ PATHS = st.one_of(
 )
 
 
-@fuzzed(200, changes=st.dictionaries(st.sampled_from(("files", "merged", "base_model", "name", "base_model_is_local", "format")), VALUES, max_size=3),
+@fuzzed(140, changes=st.dictionaries(st.sampled_from(("files", "merged", "base_model", "name", "base_model_is_local", "format")), VALUES, max_size=3),
         entries=st.lists(st.builds(lambda path, change: {**ENTRY, "path": path, **change}, PATHS, st.dictionaries(
             st.sampled_from(("path", "bytes", "sha256")), VALUES, max_size=2)), max_size=2))  # fmt: skip
 def test_a_manifest_of_any_values(changes, entries):

@@ -70,7 +70,7 @@ def check(path, run=False):
     return result
 
 
-@fuzzed(650, content=damaged(*TEXT_SEEDS), name=NAMES)
+@fuzzed(600, content=damaged(*TEXT_SEEDS), name=NAMES)
 def test_damaged_files(content, name):
     with place() as folder:
         (folder / name).write_bytes(content)

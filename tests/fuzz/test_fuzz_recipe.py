@@ -27,7 +27,7 @@ def check_recipe(recipe):
     text.encode("utf-8")
 
 
-@fuzzed(300, values=st.one_of(SETTINGS, VALUES), preset=st.one_of(st.sampled_from(preset_names()), TEXTS))
+@fuzzed(220, values=st.one_of(SETTINGS, VALUES), preset=st.one_of(st.sampled_from(preset_names()), TEXTS))
 def test_recipes_of_any_values(values, preset):
     try:
         check_recipe(recipe_from_dict(values))
@@ -40,7 +40,7 @@ def test_recipes_of_any_values(values, preset):
             checked_words(error)
 
 
-@fuzzed(150, pairs=st.lists(st.one_of(
+@fuzzed(110, pairs=st.lists(st.one_of(
     TEXTS, st.builds(lambda key, value: f"{key}={value}", st.one_of(st.sampled_from(FIELDS), TEXTS), st.one_of(TEXTS, NUMBERS))),
     max_size=4))  # fmt: skip
 def test_overrides_of_a_command_line(pairs):
@@ -77,7 +77,7 @@ MANIFEST = {
 }  # fmt: skip
 
 
-@fuzzed(200, manifest=damaged(content_of(MANIFEST)), recipe=damaged(content_of(DpoRecipe().to_dict())))
+@fuzzed(130, manifest=damaged(content_of(MANIFEST)), recipe=damaged(content_of(DpoRecipe().to_dict())))
 def test_damaged_files_of_a_run(manifest, recipe):
     with place() as folder:
         run = Run("a")
