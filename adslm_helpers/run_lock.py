@@ -32,6 +32,14 @@ class Process:
     since: str = ""
     """When it took the lock: local time with offset, ISO 8601."""
 
+    @classmethod
+    def noted(cls, value: Any) -> Process | None:
+        """The process of a manifest, which somebody may have changed; None for anything but what `asdict` gives."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return None
+
 
 _held: dict[Path, tuple[int, int, Path]] = {}
 """Folder -> (pid, how often entered, lock file). The pid, because a forked child inherits the table and holds nothing."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SetupError
+from ..run_names import user_path
 from .colab import colab_module, in_notebook, on_colab, refusals, said
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def drive_folder(mount: bool = True) -> Path:
 
 
 def _given_drive(given: str) -> Path:
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if not os.path.isdir(folder):  # False, not OSError, on a drive that does not answer
         raise SetupError(
             f"ADSLM_DRIVE のフォルダー {given!r} がありません。→ フォルダーを作るか、ADSLM_DRIVE を直してください。",

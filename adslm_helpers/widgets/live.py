@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..environment.packages import hide_kernel_notice
+from ..foreign_text import harmless
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -259,6 +260,7 @@ def _clock_face(seconds: float | None) -> str:
 
 def _say(line: str) -> None:
     """Prints; where that fails (closed pipe, a terminal without Japanese) the line goes to the log."""
+    line = harmless(line)
     try:
         print(line, flush=True)
     except (OSError, ValueError):
