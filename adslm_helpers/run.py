@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -121,12 +121,13 @@ def read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
+def sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
+    """Hex SHA-256 of a file, read in blocks; `beat` is called after each."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 

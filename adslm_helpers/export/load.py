@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..copies import differing_files
 from ..errors import ExportError
 from ..models.loading import LoadedModel, load_named
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import read_json
-from .publish import MANIFEST, differing_files
+from .publish import MANIFEST
 
 # Loading one of these can run code.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
