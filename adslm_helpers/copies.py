@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,7 @@ def staging(target: Path) -> Iterator[Path]:
 
 def publish(partial: Path, target: Path) -> None:
     """Gives what is finished its final name. Raises FileExistsError when something, a broken link included, has it already."""
-    if os.path.lexists(target):
+    if exists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     os.rename(partial, target)
 
@@ -95,11 +96,21 @@ def differing_files(folder: Path, files: Iterable[dict], beat: Callable[[], None
     return wrong
 
 
-def copy_folder(folder: Path, target: Path, files: Sequence[dict], beat: Callable[[], None] = _quiet) -> None:
-    """The `files` of `folder` as a new folder `target`. Raises CopyError, FileExistsError, OSError; then there is no `target`."""
+def copy_folder(
+    folder: Path, target: Path, files: Sequence[dict], beat: Callable[[], None] = _quiet, replace: bool = False
+) -> None:
+    """The `files` of `folder` as a folder `target`; with `replace`, an earlier one goes when the new one is whole.
+
+    Raises CopyError, FileExistsError, OSError; then `target` is as it was or, at the worst, absent.
+    """
     with staging(target) as partial:
         fill_folder(folder, partial, files, beat)
+        earlier = partial_name(target.with_name(f"{target.name}.old"))
+        if replace and exists(target):
+            remove(earlier)
+            os.rename(target, earlier)
         publish(partial, target)
+        remove(earlier)
 
 
 def fill_folder(folder: Path, target: Path, files: Sequence[dict], beat: Callable[[], None] = _quiet) -> None:
@@ -144,10 +155,12 @@ def discard(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes the temporary names that a killed process left in `folder`."""
+    """Removes the temporary names that a killed process left anywhere below `folder`."""
     for name in folder_names(folder):
         if _PARTIAL.fullmatch(name):
             remove(folder / name)
+        elif os.path.isdir(folder / name) and not os.path.islink(folder / name):
+            sweep(folder / name)
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -161,11 +174,22 @@ def folder_names(folder: Path) -> list[str]:
 
 def remove(path: Path) -> None:
     """Removes a file, a link or a folder with all in it; nothing where there is nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        with suppress(FileNotFoundError):
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path)
+        else:
             os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def exists(path: Path) -> bool:
+    """Whether something, a broken link included, has the name. Raises OSError: a drive that does not answer is no "no"."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sync(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ MANIFEST = "manifest.json"
 
 def refuse_existing(target: Path) -> None:
     """Raises ExportError when something, a broken link included, has the name already."""
-    if os.path.lexists(target):
+    if copies.exists(target):
         raise ExportError(
             f"書き出し先 {target} は既にあります。上書きはしません。→ 別の名前にするか、不要ならご自分で消してください。",
             f"{target} exists already and is not overwritten. -> Choose another name, or remove it yourself.",
@@ -121,9 +120,6 @@ def _cannot_write(target: Path, full: bool, text: str) -> ExportError:
 def _left(target: Path) -> Path | None:
     """The temporary name where it could not be removed, or where a broken drive does not say."""
     try:
-        os.lstat(partial_name(target))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return partial_name(target) if copies.exists(partial_name(target)) else None
     except OSError:
-        pass
-    return partial_name(target)
+        return partial_name(target)
