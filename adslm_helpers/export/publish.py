@@ -71,8 +71,8 @@ def _verify_zip(path: Path, target: Path, names: list[str]) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
             found = archive.namelist()
-    except (zipfile.BadZipFile, zlib.error) as error:
-        broken, found = str(error), names
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        broken, found = str(error) or type(error).__name__, names
     if broken is not None or sorted(found) != sorted(names):
         what = broken or f"{len(found)} / {len(names)} members"
         raise ExportError(

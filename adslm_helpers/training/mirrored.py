@@ -4,8 +4,8 @@ MIRROR/adslm/runs/NAME/
   mirrored.json         size and SHA-256 of every file but the checkpoints', the fingerprint, the last step, when: written last
   manifest.json dataset/ training/   as in the run folder, without events and earlier trainings; at most two checkpoints
 
-Files that change are replaced one by one, so mirrored.json first lists the versions that are there and those to come; a pass that dies
-between leaves nothing that is not listed. A checkpoint is whole by its own seal.json, which the run wrote last.
+Files that change are replaced one by one, so mirrored.json first lists the versions that are there and those to come ("complete" false); a
+pass that dies between leaves nothing that is not listed. A checkpoint is whole by its own seal.json, which the run wrote last.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Known:
     """What this session knows to lie on the mirror, so that a slow drive is not read back at every pass."""
 
     checked: bool = False
+    listed: bool = False
+    """Whether mirrored.json says what lies there, no more and no less."""
     files: dict[str, dict] = field(default_factory=dict)
     """Path in the run folder -> the entry that lies on the mirror."""
     seals: dict[str, bytes] = field(default_factory=dict)
@@ -46,7 +49,7 @@ class Known:
 
     def forget(self) -> None:
         """Looks at the mirror anew."""
-        self.checked, self.files, self.seals = False, {}, {}
+        self.checked, self.listed, self.files, self.seals = False, False, {}, {}
 
 
 def place_of(root: Path, name: str) -> Path:
@@ -68,24 +71,24 @@ def copy_run(run: Run, root: Path, known: Known, first_step: int = 0, beat: Call
     if not known.checked:
         known.set_aside = _set_aside(run, base, first_step) or known.set_aside
     make_folders(base / "training" / "checkpoints", root)
-    if not known.checked:
+    if not (known.checked and known.listed):
         copies.sweep(base)
-    copied = _copy_files(run, base, known, beat)
-    copied += _copy_checkpoints(run, base, known, beat)
-    if copied or not known.checked:
-        _write_listing(run, base, list(known.files.values()))
-    known.checked = True
+    _copy_files(run, base, known, beat)
+    _copy_checkpoints(run, base, known, beat)
+    if not (known.checked and known.listed):
+        _write_listing(run, base, list(known.files.values()), complete=True)
+    known.checked = known.listed = True
     return max(checkpoint_steps(base / "training" / "checkpoints"), default=None)
 
 
 def read_listing(base: Path) -> dict[str, Any]:
-    """mirrored.json of a run on a mirror; an empty one where there is none or it is not ours."""
-    try:
-        value = json.loads((base / LISTING).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-        return {"files": []}
-    files = checked_entries(value.get("files")) if isinstance(value, dict) else None
-    return {"files": []} if files is None else value
+    """mirrored.json of a run on a mirror; one with no files where there is none or, read twice, it is not ours."""
+    for _ in range(2):
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            value = json.loads((base / LISTING).read_bytes())
+            if isinstance(value, dict) and checked_entries(value.get("files")):
+                return value
+    return {"files": []}
 
 
 def checkpoint_steps(folder: Path) -> dict[int, str]:
@@ -123,8 +126,8 @@ def _set_aside(run: Run, base: Path, first_step: int) -> str | None:
     return name
 
 
-def _copy_files(run: Run, base: Path, known: Known, beat: Callable[[], None]) -> int:
-    """All but the checkpoints; the number of files that changed on the mirror."""
+def _copy_files(run: Run, base: Path, known: Known, beat: Callable[[], None]) -> None:
+    """All but the checkpoints."""
     contents = _records(run)
     entries = {name: _entry(content, name) for name, content in contents.items()} | _still_entries(run, known, beat)
     order = sorted(entries, key=lambda name: (name == "manifest.json", name.endswith(f"/{RESULT}"), name))
@@ -139,7 +142,8 @@ def _copy_files(run: Run, base: Path, known: Known, beat: Callable[[], None]) ->
     there = [entry for entry in there if entry not in gone]
     if changed or gone:
         versions = {(entry["path"], entry["sha256"]): entry for entry in [*there, *gone, *(entries[name] for name in changed)]}
-        _write_listing(run, base, list(versions.values()))
+        known.listed = False
+        _write_listing(run, base, list(versions.values()), complete=False)
     for name in changed:
         make_folders((base / name).parent, base)
         with io.BytesIO(contents[name]) if name in contents else open(run.path / name, "rb") as stream:
@@ -147,15 +151,14 @@ def _copy_files(run: Run, base: Path, known: Known, beat: Callable[[], None]) ->
     for entry in gone:
         copies.remove(base / entry["path"])
     known.files = {entry["path"]: entry for entry in there} | entries
-    return len(changed) + len(gone)
 
 
-def _copy_checkpoints(run: Run, base: Path, known: Known, beat: Callable[[], None]) -> int:
+def _copy_checkpoints(run: Run, base: Path, known: Known, beat: Callable[[], None]) -> None:
     """The newest finished checkpoints, newest first; older ones go when a newer one is whole."""
-    here, there, copied = run.training / "checkpoints", base / "training" / "checkpoints", 0
+    here, there = run.training / "checkpoints", base / "training" / "checkpoints"
     steps = checkpoint_steps(here)
     for step in sorted(steps, reverse=True)[:KEEP]:
-        copied += _copy_checkpoint(here / steps[step], there / steps[step], known, beat)
+        _copy_checkpoint(here / steps[step], there / steps[step], known, beat)
     found = checkpoint_steps(there)
     # Those beyond the run's newest one it went back from; it will write them again.
     stale = [step for step in found if steps and step > max(steps) and found[step] in known.seals]
@@ -163,27 +166,24 @@ def _copy_checkpoints(run: Run, base: Path, known: Known, beat: Callable[[], Non
     if kept and found[kept[-1]] in known.seals:
         stale += kept[:-KEEP]
     for step in stale:
+        known.listed = False
         copies.discard(there / found[step])
         known.seals.pop(found[step], None)
-    return copied + len(stale)
 
 
-def _copy_checkpoint(source: Path, target: Path, known: Known, beat: Callable[[], None]) -> int:
-    """Whether it was copied, as a number."""
+def _copy_checkpoint(source: Path, target: Path, known: Known, beat: Callable[[], None]) -> None:
     seal = sealed(source)
     if seal is None or known.seals.get(source.name) == seal[0]:
-        return 0
-    if _content(target / SEAL) == seal[0] and not differing_files(target, seal[1], beat):
-        known.seals[source.name] = seal[0]
-        return 0
-    try:
-        copies.copy_folder(source, target, seal[1], beat, replace=True)
-    except (CopyError, FileNotFoundError):
-        if _still_whole(source, seal, beat):
-            raise
-        return 0  # pruned or sealed again while it was copied: the next pass sees to it
+        return
+    if _content(target / SEAL) != seal[0] or differing_files(target, seal[1], beat):
+        known.listed = False
+        try:
+            copies.copy_folder(source, target, seal[1], beat, replace=True)
+        except (CopyError, FileNotFoundError):
+            if _still_whole(source, seal, beat):
+                raise
+            return  # pruned or sealed again while it was copied: the next pass sees to it
     known.seals[source.name] = seal[0]
-    return 1
 
 
 def _still_whole(source: Path, seal: tuple[bytes, list[dict]], beat: Callable[[], None]) -> bool:
@@ -228,13 +228,14 @@ def _entry(content: bytes, name: str) -> dict:
     return {"path": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _write_listing(run: Run, base: Path, files: list[dict]) -> None:
+def _write_listing(run: Run, base: Path, files: list[dict], complete: bool) -> None:
     value = {
         "run": run.name,
         "fingerprint": (_content(run.training / FINGERPRINT) or b"").decode(errors="replace").strip().strip('"'),
         "step": max(checkpoint_steps(base / "training" / "checkpoints"), default=None),
         "finished": exists(base / "training" / RESULT),
         "time": now(),
+        "complete": complete,
         "files": sorted(files, key=lambda entry: entry["path"]),
     }
     place_file(io.BytesIO(json.dumps(value, ensure_ascii=False, indent=1).encode()), base / LISTING)

@@ -6,9 +6,12 @@ here and newer, or of another recipe or other data, is never touched.
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from ..run import Run, now, read_json, write_json
 from .background import Pulse, bounded
 from .mirror import SILENCE, mirror_place
 from .mirror_state import MirrorStatus
-from .mirrored import FINGERPRINT, RESULT, SEAL, STATE, checkpoint_steps, place_of, read_listing, sealed
+from .mirrored import FINGERPRINT, LISTING, RESULT, STATE, checkpoint_steps, place_of, read_listing, sealed
 
 _log = logging.getLogger(__name__)
 _NEEDED = ("manifest.json", f"training/{FINGERPRINT}", "training/recipe.json", "dataset/train.jsonl", "dataset/eval.jsonl")
@@ -133,7 +136,7 @@ def _look(run: Run, root: Path, pulse: Pulse) -> Path:
     """The copy's folder when it is worth bringing back; raises _NotWanted otherwise. Reads little over there."""
     os.scandir(root).close()
     base = place_of(root, run.name)
-    files = read_listing(base)["files"]
+    files = _listing(run, base)["files"]
     if not files:
         raise _NotWanted
     if not exists(run.path / "manifest.json"):
@@ -167,44 +170,67 @@ def _is_listed(run: Run, name: str, files: list[dict]) -> bool:
 def _fetch(run: Run, base: Path, partial: Path, pulse: Pulse) -> Restored:
     """The copy below `partial`, verified; what is damaged over there is left out, or the whole where it cannot go without."""
     os.mkdir(partial)
-    left_out, files = _fetch_files(base, partial, pulse)
+    left_out, files = _fetch_files(run, base, partial, pulse)
     finished = not any(name.startswith("training/adapter/") for name in left_out) and exists(partial / "training" / RESULT)
     if not finished:
         copies.remove(partial / "training" / RESULT)
     there, last = base / "training" / "checkpoints", 0
     make_folders(partial / "training" / "checkpoints", partial)
     for step, name in reversed(checkpoint_steps(there).items()):
-        seal = sealed(there / name) or (b"", [{"path": SEAL, "bytes": -1, "sha256": ""}])  # a broken seal fits nothing
-        try:
-            copies.copy_folder(there / name, partial / "training" / "checkpoints" / name, seal[1], pulse)
-        except (CopyError, FileNotFoundError):
-            left_out.append(f"training/checkpoints/{name}")
+        if number := _fetch_checkpoint(there / name, partial / "training" / "checkpoints" / name, pulse):
+            files, last = files + number, max(last, step)
         else:
-            files, last = files + len(seal[1]), max(last, step)
+            left_out.append(f"training/checkpoints/{name}")
     if exists(run.path / "manifest.json") and not finished and last <= _local_step(run, pulse):
         raise _NotWanted(_damaged(run, base, left_out))
     return Restored(run.name, str(base), last, finished, files, None, left_out)
 
 
-def _fetch_files(base: Path, partial: Path, pulse: Pulse) -> tuple[list[str], int]:
-    """(names left out, number fetched) of all but the checkpoints."""
-    versions: dict[str, list[dict]] = {}
-    for entry in read_listing(base)["files"]:
-        versions.setdefault(entry["path"], []).append(entry)
-    left_out = []
+def _fetch_checkpoint(source: Path, target: Path, pulse: Pulse) -> int:
+    """The number of files that were fetched; 0 when it is not whole over there, read twice."""
+    for _ in range(2):
+        with suppress(CopyError, FileNotFoundError):
+            if seal := sealed(source):
+                copies.copy_folder(source, target, seal[1], pulse)
+                return len(seal[1])
+    return 0
+
+
+def _fetch_files(run: Run, base: Path, partial: Path, pulse: Pulse) -> tuple[list[str], int]:
+    """(names of the damaged, number fetched) of all but the checkpoints."""
+    listing, versions = _listing(run, base), {}
+    for entry in listing["files"]:
+        versions.setdefault(entry["path"], []).append((entry["bytes"], entry["sha256"]))
+    fetched, left_out = 0, []
     for name, listed in versions.items():
         make_folders((partial / name).parent, partial)
-        try:
-            with open(base / name, "rb") as stream:
-                got = place_file(stream, partial / name, pulse)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            got = None
-        if got is None or not any(got["bytes"] == e["bytes"] and got["sha256"] == e["sha256"] for e in listed):
-            copies.remove(partial / name)
+        if _fetch_file(base / name, partial / name, listed, pulse):
+            fetched += 1
+        elif exists(base / name) or listing.get("complete", True):  # else it was yet to come, or to go
             left_out.append(name)
-    if missing := [name for name in _NEEDED if name in left_out or name not in versions]:
-        raise _NotWanted(_damaged(Run(base.name, base.parent), base, missing))
-    return left_out, len(versions) - len(left_out)
+    if missing := [name for name in _NEEDED if not exists(partial / name)]:
+        raise _NotWanted(_damaged(run, base, missing))
+    return left_out, fetched
+
+
+def _fetch_file(source: Path, target: Path, listed: list[tuple], pulse: Pulse) -> bool:
+    """Whether `target` is now one of the versions that are listed; a slip of the connection gets a second try."""
+    for _ in range(2):
+        with suppress(CopyError, FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            with open(source, "rb") as stream:
+                got = place_file(stream, target, pulse)
+            if (got["bytes"], got["sha256"]) in listed:
+                return True
+            copies.remove(target)
+    return False
+
+
+def _listing(run: Run, base: Path) -> dict[str, Any]:
+    """mirrored.json; raises _NotWanted, with words, when it is broken."""
+    listing = read_listing(base)
+    if not listing["files"] and exists(base / LISTING):
+        raise _NotWanted(_damaged(run, base, [LISTING]))
+    return listing
 
 
 def _install(run: Run, partial: Path, restored: Restored) -> Restored:
@@ -215,17 +241,23 @@ def _install(run: Run, partial: Path, restored: Restored) -> Restored:
     record = {"restored": {**asdict(restored), "time": now()}}
     steps = {name: _ended(step) for name, step in theirs.get("steps", {}).items() if name in ("dataset", "training")}
     if not exists(run.path):
-        write_json(partial / "manifest.json", {**theirs, **record, "steps": steps})
+        _write_manifest(partial, {**theirs, **record, "steps": steps})
         copies.publish(partial, run.path)
         return restored
     ours = run.manifest()
     kept = {key: theirs[key] for key in ("recipe", "model", "plan") if key in theirs}
-    run.update(**kept, **record, steps={**steps, **ours["steps"], "training": steps.get("training", {"status": "interrupted"})})
+    steps = {**steps, **ours["steps"], "training": steps.get("training", {"status": "interrupted"})}
+    _write_manifest(run.path, {**ours, **kept, **record, "steps": steps})
     if not exists(run.dataset) and exists(partial / "dataset"):
         os.rename(partial / "dataset", run.dataset)
     set_aside = _set_aside(run)
     os.rename(partial / "training", run.training)
     return replace(restored, set_aside=set_aside)
+
+
+def _write_manifest(folder: Path, value: dict) -> None:
+    content = json.dumps({**value, "updated": now()}, ensure_ascii=False, indent=2) + "\n"
+    place_file(io.BytesIO(content.encode()), folder / "manifest.json")
 
 
 def _ended(step: dict[str, Any]) -> dict[str, Any]:
