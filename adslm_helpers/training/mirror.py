@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 FIRST_RETRY = 15.0
 SILENCE = 90.0
 """Seconds without any sign of life after which a folder is said not to answer."""
+_PATIENCE = 15.0
+"""Seconds that a run which ends waits for a folder that does not answer."""
 # One copy at a time to a place: a copy that hung may wake up when the next training of the same kernel has begun.
 _at_work: dict[str, Work] = {}
 
@@ -117,6 +119,7 @@ class Mirror:
         self.status = MirrorStatus(state="off" if place is None else "waiting")
         self.known, self.first_step = Known(), 0
         self._say = say or (lambda line: _log.warning("%s", line))
+        self._trouble: str | None = None  # the kind that was said last
         self._change = threading.Condition()
         self._asked = self._served = self._marked = 0
         self._thread: threading.Thread | None = None
@@ -148,10 +151,12 @@ class Mirror:
         if self.place is None or self._ended:
             return self.status.state == "good"
         self.start()
-        wish, end = self.ask(), time.monotonic() + seconds
+        wish, began = self.ask(), time.monotonic()
         with self._change:
-            while self._served < wish and self.status.state != "silent" and (left := end - time.monotonic()) > 0:
-                self._change.wait(min(left, 0.5))
+            while self._served < wish and (spent := time.monotonic() - began) < seconds:
+                if self.status.state == "silent" and spent > min(self.silence, _PATIENCE):
+                    break
+                self._change.wait(min(seconds - spent, 0.5))
             done = self._served >= wish and self.status.state == "good"
         if not done:
             self._tell(*unfinished(self.status, self.run.path))
@@ -193,38 +198,37 @@ class Mirror:
 
     def attempt(self) -> bool:
         """One copy, waited for however long it takes; whether it is complete. What went wrong is in `status`, and was said if new."""
-        before = self.status
-        self._set(state="copying" if before.state in ("good", "waiting") else before.state)
-        earlier = _at_work.get(str(self.run.path))
-        work = earlier if earlier and not earlier.done() else None
-        if work is not None:
-            self._wait(work, before)
+        if self.status.state in ("good", "waiting"):
+            self._set(state="copying")
+        if earlier := _at_work.get(str(self.run.path)):
+            self._wait(earlier)
         work = _at_work[str(self.run.path)] = Work(self._copy)
-        self._wait(work, before)
+        self._wait(work)
         try:
             step = work.value()
         except Exception as error:  # whatever a drive, its client or our own mistake raises: training goes on
             if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(self.run.path)):
-                self._set(state=before.state)  # the run itself moved on while it was read
-                return False
-            kind, ja, en = trouble(error, self.status.where, self.run.path)
-            self._set(state=kind, failures=self.status.failures + 1, ja=ja, en=en)
-            if kind != before.state:
-                self._tell(ja, en)
+                self._set(state=self._trouble or "waiting")  # the run itself moved on while it was read
+            else:
+                self._failed(error)
             return False
-        self._succeeded(step, before)
+        self._succeeded(step)
         return True
 
-    def _wait(self, work: Work, before: MirrorStatus) -> None:
+    def _wait(self, work: Work) -> None:
         while not work.done(min(1.0, self.silence)):
-            if work.pulse.silent() > self.silence and self.status.state != "silent":
-                error = TimeoutError(f"{self.silence:.0f} s")
-                _, ja, en = trouble(error, self.status.where, self.run.path)
-                self._set(state="silent", ja=ja, en=en)
-                if before.state != "silent":
-                    self._tell(ja, en)
-            with self._change:
-                self._change.notify_all()
+            silent = work.pulse.silent() > self.silence
+            if silent and self.status.state != "silent":
+                self._failed(TimeoutError(f"{self.silence:g} s"))
+            elif not silent and self.status.state == "silent":
+                self._set(state="copying")
+
+    def _failed(self, error: Exception) -> None:
+        kind, ja, en = trouble(error, self.status.where, self.run.path)
+        self._set(state=kind, failures=self.status.failures + 1, ja=ja, en=en)
+        if kind != self._trouble:
+            self._trouble = kind
+            self._tell(ja, en)
 
     def _copy(self, pulse: Pulse) -> int | None:
         root = self.place()
@@ -233,8 +237,8 @@ class Mirror:
         self._marked = self.status.pending
         return copy_run(self.run, root, self.known, self.first_step, pulse)
 
-    def _succeeded(self, step: int | None, before: MirrorStatus) -> None:
-        pending = max(0, self.status.pending - self._marked)
+    def _succeeded(self, step: int | None) -> None:
+        first, pending = self.status.time is None, max(0, self.status.pending - self._marked)
         self._set(state="good", step=step, time=now(), pending=pending, failures=0, ja=None, en=None)
         where = self.status.where
         if self.known.set_aside:
@@ -243,17 +247,18 @@ class Mirror:
                 f"控えの場所には、別の学習（別のレシピやデータ、または先に進んだもの）がありました。消さずに {name} という名前で残しました。",
                 f"The place of the copy held another training (other recipe or data, or further on). It is kept there as {name}.",
             )
-        if before.time is None:
+        if first:
             every = f"{self.seconds / 60:g}"
             self._tell(
                 f"学習の控えを {where}/adslm/runs/{self.run.name} に写しています（{every} 分ごと）。",
                 f"A copy of this run is kept in {where}/adslm/runs/{self.run.name} (every {every} min).",
             )
-        elif before.state not in ("good", "waiting", "copying"):
+        elif self._trouble:
             self._tell(
                 f"控えの場所 {where} がまた使えるようになり、すべて写しました（ステップ {step}）。",
                 f"{where} can be used again; everything is copied (step {step}).",
             )
+        self._trouble = None
 
     def _left_over(self) -> bool:
         last = read_mirror_status(self.run.training)
