@@ -24,7 +24,7 @@ from ..environment.drive import drive_folder, mounted_drive
 from ..run import Run, now, write_json
 from .background import Pulse, Work, bounded
 from .mirror_state import MirrorStatus, read_mirror_status, trouble, unfinished
-from .mirrored import RESULT, STATE, Known, copy_run
+from .mirrored import RESULT, STATE, Known, copy_run, is_itself
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -45,7 +45,7 @@ def mirror_place(folder: str | Path | None = None) -> Callable[[], Path] | None:
     On Colab a Drive that is mounted is taken without being asked for; nothing is ever mounted. The function raises SetupError, OSError.
     """
     wanted = str(folder or os.environ.get("ADSLM_MIRROR") or "")
-    if wanted.lower() in ("off", "0", "no", "none"):
+    if wanted.lower() in ("off", "0", "no", "none") or os.environ.get("RANK", "0") != "0":  # one process of several copies
         return None
     if wanted and wanted != "drive":
         return lambda: Path(wanted).expanduser()
@@ -103,6 +103,10 @@ def mirror_callback(mirror: Mirror, flush: bool = False) -> TrainerCallback:
     return MirrorCallback()
 
 
+class _Itself(Exception):
+    """The run lies on the mirror already."""
+
+
 class Mirror:
     """The background copying of one run. `status` says how it stands; no method raises what the other folder does."""
 
@@ -157,7 +161,7 @@ class Mirror:
                 if self.status.state == "silent" and spent > min(self.silence, _PATIENCE):
                     break
                 self._change.wait(min(seconds - spent, 0.5))
-            done = self._served >= wish and self.status.state == "good"
+            done = self._served >= wish and self.status.state in ("good", "off")
         if not done:
             self._tell(*unfinished(self.status, self.run.path))
         return done
@@ -206,13 +210,16 @@ class Mirror:
         self._wait(work)
         try:
             step = work.value()
+        except _Itself:
+            self._set(state="off")
         except Exception as error:  # whatever a drive, its client or our own mistake raises: training goes on
             if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(self.run.path)):
                 self._set(state=self._trouble or "waiting")  # the run itself moved on while it was read
             else:
                 self._failed(error)
             return False
-        self._succeeded(step)
+        else:
+            self._succeeded(step)
         return True
 
     def _wait(self, work: Work) -> None:
@@ -235,6 +242,8 @@ class Mirror:
         pulse()
         self._set(where=str(root))
         self._marked = self.status.pending
+        if is_itself(self.run, root):
+            raise _Itself
         return copy_run(self.run, root, self.known, self.first_step, pulse)
 
     def _succeeded(self, step: int | None) -> None:
@@ -250,8 +259,8 @@ class Mirror:
         if first:
             every = f"{self.seconds / 60:g}"
             self._tell(
-                f"学習の控えを {where}/adslm/runs/{self.run.name} に写しています（{every} 分ごと）。",
-                f"A copy of this run is kept in {where}/adslm/runs/{self.run.name} (every {every} min).",
+                f"学習の控えを {where}/adslm/runs/{self.run.name} に写しています（{every} 分ごと。ADSLM_MIRROR=off で止まります）。",
+                f"A copy of this run is kept in {where}/adslm/runs/{self.run.name} (every {every} min; ADSLM_MIRROR=off stops that).",
             )
         elif self._trouble:
             self._tell(

@@ -81,6 +81,11 @@ def copy_run(run: Run, root: Path, known: Known, first_step: int = 0, beat: Call
     return max(checkpoint_steps(base / "training" / "checkpoints"), default=None)
 
 
+def is_itself(run: Run, root: Path) -> bool:
+    """Whether the run folder itself lies in its place on the mirror: then there is nothing to copy."""
+    return os.path.realpath(place_of(root, run.name)) == os.path.realpath(run.path)
+
+
 def read_listing(base: Path) -> dict[str, Any]:
     """mirrored.json of a run on a mirror; one with no files where there is none or, read twice, it is not ours."""
     for _ in range(2):

@@ -23,7 +23,7 @@ from ..run import Run, now, read_json, write_json
 from .background import Pulse, bounded
 from .mirror import SILENCE, mirror_place
 from .mirror_state import MirrorStatus
-from .mirrored import FINGERPRINT, LISTING, RESULT, STATE, checkpoint_steps, place_of, read_listing, sealed
+from .mirrored import FINGERPRINT, LISTING, RESULT, STATE, checkpoint_steps, is_itself, place_of, read_listing, sealed
 
 _log = logging.getLogger(__name__)
 _NEEDED = ("manifest.json", f"training/{FINGERPRINT}", "training/recipe.json", "dataset/train.jsonl", "dataset/eval.jsonl")
@@ -136,7 +136,7 @@ def _look(run: Run, root: Path, pulse: Pulse) -> Path:
     """The copy's folder when it is worth bringing back; raises _NotWanted otherwise. Reads little over there."""
     os.scandir(root).close()
     base = place_of(root, run.name)
-    files = _listing(run, base)["files"]
+    files = [] if is_itself(run, root) else _listing(run, base)["files"]
     if not files:
         raise _NotWanted
     if not exists(run.path / "manifest.json"):
@@ -244,7 +244,7 @@ def _install(run: Run, partial: Path, restored: Restored) -> Restored:
         _write_manifest(partial, {**theirs, **record, "steps": steps})
         copies.publish(partial, run.path)
         return restored
-    ours = run.manifest()
+    ours = run.manifest() if exists(run.path / "manifest.json") else {**theirs, "steps": {}}
     kept = {key: theirs[key] for key in ("recipe", "model", "plan") if key in theirs}
     steps = {**steps, **ours["steps"], "training": steps.get("training", {"status": "interrupted"})}
     _write_manifest(run.path, {**ours, **kept, **record, "steps": steps})

@@ -281,6 +281,17 @@ def test_without_a_folder_nothing_happens(run, said):
     assert not said and mirror.status.line() == "" and not (run.training / "mirror.json").exists()
 
 
+def test_a_run_that_lies_on_the_drive_itself_is_not_copied_onto_itself(folder, said):
+    run = make_run(folder / "adslm" / "runs", 6)
+    make_checkpoint(run, 2)
+    before = content_of(folder)
+    with mirroring(run, folder, say=said.append) as mirror:
+        mirror.start()
+    assert (
+        content_of(folder, without=("adslm/runs/t/training/mirror.json",)) == before and not said and mirror.status.state == "off"
+    )
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"state": "good", "what": 1}', "null"])
 def test_a_state_that_cannot_be_read_is_none(run, text):
     (run.training / "mirror.json").write_text(text)
@@ -293,6 +304,9 @@ def test_the_folder_is_the_argument_then_the_variable(tmp_path, monkeypatch):
     assert mirror_place()() == tmp_path / "a" and mirror_place(tmp_path / "b")() == tmp_path / "b" and mirror_place("off") is None
     monkeypatch.setenv("ADSLM_MIRROR", "off")
     assert mirror_place() is None
+    monkeypatch.setenv("RANK", "1")  # torchrun: the first process copies
+    assert mirror_place(tmp_path) is None
+    monkeypatch.delenv("RANK")
     monkeypatch.setenv("ADSLM_MIRROR", "drive")
     monkeypatch.setenv("ADSLM_DRIVE", str(tmp_path))
     assert mirror_place()() == tmp_path

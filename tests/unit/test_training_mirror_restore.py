@@ -60,6 +60,15 @@ def test_a_second_time_there_is_nothing_to_bring_back(folder, here, said):
     assert content_of(here) == before and len(said) == 1
 
 
+def test_a_run_folder_that_holds_a_lock_and_nothing_else_is_filled(folder, here, said, tmp_path):
+    """Whoever restores holds the run's lock, a file in its folder."""
+    (here / "t").mkdir(parents=True)
+    (here / "t" / ".lock.json").write_text("{}")
+    assert restore_run(Run("t", here), folder, said.append).step == 6
+    assert training_of(here) == training_of(tmp_path / "old machine") and (here / "t" / ".lock.json").exists()
+    assert Run("t", here).status("dataset") == "done" and Run("t", here).manifest()["recipe"] == {"beta": 0.1}
+
+
 def test_the_dataset_of_notebook_01_stays_and_the_training_comes_to_it(folder, here, said):
     run = make_run(here, 0)
     shutil.rmtree(run.training)
