@@ -74,6 +74,12 @@ def read_mirror_status(training: Path) -> MirrorStatus | None:
         return None
 
 
+def mirror_line(training: Path) -> str:
+    """`MirrorStatus.line` of a run, from its training folder; empty where it has no mirror."""
+    status = read_mirror_status(training)
+    return status.line() if status else ""
+
+
 def trouble(error: Exception, where: str | None, run: Path) -> tuple[str, str, str]:
     """Kind, Japanese and English words for what stopped a copy to `where`; the run itself is in `run`, unharmed."""
     place = where or "ADSLM_MIRROR"

@@ -10,6 +10,7 @@ pass that dies between leaves nothing that is not listed. A checkpoint is whole 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import copies
-from ..copies import checked_entries, differing_files, exists, file_entry, folder_names, make_folders, place_file
+from ..copies import FULL, checked_entries, differing_files, exists, file_entry, folder_names, make_folders, place_file
 from ..errors import CopyError
 from ..run import Run, now
 
@@ -44,6 +45,8 @@ class Known:
     """Checkpoint name -> its seal there."""
     hashes: dict[str, tuple[tuple[int, int], dict]] = field(default_factory=dict)
     """Path in the run folder -> ((size, mtime) of the local file, its entry)."""
+    device: int | None = None
+    """The file system of the mirror."""
     set_aside: str | None = None
     """The new name of another training's copy that had the place."""
 
@@ -65,9 +68,12 @@ def copy_run(run: Run, root: Path, known: Known, first_step: int = 0, beat: Call
     """
     os.scandir(root).close()  # stat alone may be answered from a cache
     beat()
-    base = place_of(root, run.name)
+    base, device = place_of(root, run.name), os.stat(root).st_dev
     if known.checked and not exists(base / LISTING):
-        known.forget()  # another drive, or somebody tidied up
+        if device != known.device:  # the folder under a mount that is gone
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(root))
+        known.forget()  # somebody tidied up
+    known.device = device
     if not known.checked:
         known.set_aside = _set_aside(run, base, first_step) or known.set_aside
     make_folders(base / "training" / "checkpoints", root)
@@ -163,7 +169,12 @@ def _copy_checkpoints(run: Run, base: Path, known: Known, beat: Callable[[], Non
     here, there = run.training / "checkpoints", base / "training" / "checkpoints"
     steps = checkpoint_steps(here)
     for step in sorted(steps, reverse=True)[:KEEP]:
-        _copy_checkpoint(here / steps[step], there / steps[step], known, beat)
+        try:
+            _copy_checkpoint(here / steps[step], there / steps[step], known, beat)
+        except OSError as error:
+            if error.errno not in FULL or not _make_room(there, step, known):
+                raise
+            _copy_checkpoint(here / steps[step], there / steps[step], known, beat)
     found = checkpoint_steps(there)
     # Those beyond the run's newest one it went back from; it will write them again.
     stale = [step for step in found if steps and step > max(steps) and found[step] in known.seals]
@@ -174,6 +185,15 @@ def _copy_checkpoints(run: Run, base: Path, known: Known, beat: Callable[[], Non
         known.listed = False
         copies.discard(there / found[step])
         known.seals.pop(found[step], None)
+
+
+def _make_room(folder: Path, step: int, known: Known) -> bool:
+    """Whether a checkpoint could go from a full mirror: the oldest of those before `step`, when a newer one of them is whole."""
+    whole = [name for earlier, name in checkpoint_steps(folder).items() if earlier < step and name in known.seals]
+    for name in whole[:-1][:1]:
+        known.seals.pop(name)
+        copies.discard(folder / name)
+    return len(whole) > 1
 
 
 def _copy_checkpoint(source: Path, target: Path, known: Known, beat: Callable[[], None]) -> None:

@@ -4,7 +4,10 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -16,10 +19,11 @@ from adslm_helpers.run import Run, write_json
 from adslm_helpers.training import mirror as mirror_module
 from adslm_helpers.training import mirrored
 from adslm_helpers.training.mirror import Mirror, mirror_minutes, mirror_place, mirroring
-from adslm_helpers.training.mirror_state import MirrorStatus, read_mirror_status
+from adslm_helpers.training.mirror_state import MirrorStatus, mirror_line, read_mirror_status
 from adslm_helpers.training.mirrored import Known, checkpoint_steps, copy_run, place_of
 from scripts.file_faults import content_of, make_checkpoint, make_run
 
+ROOT = Path(__file__).parents[2]
 WAIT = 20
 """Seconds that a thread gets; no test needs them unless it fails."""
 
@@ -102,12 +106,49 @@ def test_old_checkpoints_go_only_when_a_newer_one_is_whole(run, folder, monkeypa
     known = Known()
     copy_run(run, folder, known)
     make_checkpoint(run, 6)
-    fails(monkeypatch, errno.ENOSPC)
-    with pytest.raises(OSError, match="No space"):
+    fails(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         copy_run(run, folder, known)
     assert steps_at(folder) == [2, 4]
     monkeypatch.undo()
     assert copy_run(run, folder, known) == 6 and steps_at(folder) == [4, 6]
+
+
+def test_a_full_drive_gives_up_its_oldest_checkpoint_for_a_newer_one_but_never_its_last(run, folder, monkeypatch):
+    known, pour = Known(), mirrored.copies._pour
+    copy_run(run, folder, known)
+    make_checkpoint(run, 6)
+
+    def room_for_two(stream, target, beat):
+        if "checkpoint-6" in str(target) and len(steps_at(folder)) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return pour(stream, target, beat)
+
+    monkeypatch.setattr(mirrored.copies, "_pour", room_for_two)
+    assert copy_run(run, folder, known) == 6 and steps_at(folder) == [4, 6]
+    make_checkpoint(run, 8)
+    fails(monkeypatch, errno.ENOSPC)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            copy_run(run, folder, known)
+    assert steps_at(folder) == [6]
+
+
+def test_the_folder_under_a_mount_that_is_gone_is_not_taken_for_it(run, folder, monkeypatch):
+    known, real = Known(), os.stat
+    copy_run(run, folder, known)
+    shutil.rmtree(folder / "adslm")
+
+    def another_device(path, **options):
+        facts = real(path, **options)
+        return SimpleNamespace(st_dev=facts.st_dev + 1) if path == folder else facts
+
+    monkeypatch.setattr(mirrored.os, "stat", another_device)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        copy_run(run, folder, known)
+    assert not list(folder.iterdir())
+    monkeypatch.undo()
+    assert copy_run(run, folder, known) == 4, "the same file system, tidied up"
 
 
 def test_of_a_file_that_grows_only_whole_lines_are_copied(run, folder):
@@ -173,7 +214,7 @@ def test_each_trouble_is_said_once_and_the_return_once(run, folder, said, monkey
     assert len(said) == 2 and word in said[1] and os.strerror(number) in said[1] and "→" in said[1] and "->" in said[1]
     status = read_mirror_status(run.training)
     assert (status.state, status.step, status.pending, status.failures) == (state, 4, 1, 2) and state in status.line()
-    assert len(status.lines()) == 4 and steps_at(folder) == [2, 4]
+    assert len(status.lines()) == 4 and 4 in steps_at(folder)
     monkeypatch.undo()
     assert mirror.attempt() and len(said) == 3 and "また使える" in said[2]
     assert mirror.status.state == "good" and mirror.status.pending == 0 and steps_at(folder) == [4, 6]
@@ -221,6 +262,35 @@ def test_a_folder_that_never_answers_holds_nobody_up_and_one_copy_runs_at_a_time
     answer.set()
     assert second.flush(WAIT) and steps_at(folder) == [2, 4]
     second.close(WAIT)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_process_ends_although_its_copy_hangs_in_the_system(tmp_path, run, folder):
+    """Opening a pipe that nobody writes to waits for ever, as a dead FUSE mount does."""
+    os.makedirs(place_of(folder, "t") / "training")
+    os.mkfifo(place_of(folder, "t") / "training" / "fingerprint.json")
+    code = """
+import sys
+from pathlib import Path
+from adslm_helpers.run import Run
+from adslm_helpers.training.mirror import Mirror
+mirror = Mirror(Run("t", sys.argv[1]), lambda: Path(sys.argv[2]), say=print, silence=0.2)
+mirror.start()
+mirror.close()
+print(mirror.status.state)
+"""
+    command = [sys.executable, "-c", code, str(run.path.parent), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=5 * WAIT, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "silent", done.stderr
+
+
+def test_the_live_view_shows_how_the_copy_stands(run, folder, said):
+    from adslm_helpers.widgets.live import LiveView
+
+    view = LiveView(10, notes=[lambda: mirror_line(run.training)])
+    before = view.status()
+    mirror_of(run, folder, said).attempt()
+    assert "copy" not in before and "copy: step 4" in view.status()
 
 
 def test_it_copies_again_and_again_by_the_clock_and_after_a_failure(run, folder, said, monkeypatch):
