@@ -195,7 +195,8 @@ class Mirror:
                     return
                 wish = self._asked
             failures = 0 if self.attempt() else failures + 1
-            due = time.monotonic() + (min(self.seconds, FIRST_RETRY * 2 ** (failures - 1)) if failures else self.seconds)
+            retry = FIRST_RETRY * 2 ** min(failures - 1, 20)
+            due = time.monotonic() + (min(self.seconds, retry) if failures else self.seconds)
             with self._change:
                 self._served = wish
                 self._change.notify_all()
@@ -204,11 +205,11 @@ class Mirror:
         """One copy, waited for however long it takes; whether it is complete. What went wrong is in `status`, and was said if new."""
         if self.status.state in ("good", "waiting"):
             self._set(state="copying")
-        if earlier := _at_work.get(str(self.run.path)):
-            self._wait(earlier)
-        work = _at_work[str(self.run.path)] = Work(self._copy)
-        self._wait(work)
         try:
+            if earlier := _at_work.get(str(self.run.path)):
+                self._wait(earlier)
+            work = _at_work[str(self.run.path)] = Work(self._copy)
+            self._wait(work)
             step = work.value()
         except _Itself:
             self._set(state="off")

@@ -29,7 +29,7 @@ from ..run import Run, now
 
 LISTING, SEAL, STATE, RESULT, FINGERPRINT = "mirrored.json", "seal.json", "mirror.json", "result.json", "fingerprint.json"
 KEEP = 2
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})")
 
 
 @dataclass
@@ -63,8 +63,8 @@ def place_of(root: Path, name: str) -> Path:
 def copy_run(run: Run, root: Path, known: Known, first_step: int = 0, beat: Callable[[], None] = lambda: None) -> int | None:
     """Brings the copy of `run` below `root` up to date; gives the step of the newest checkpoint there. The run itself is only read.
 
-    Raises OSError, CopyError. `first_step`: the step that this training started at. What lies there from another training (other recipe or data, or further on
-    than this run ever was) is renamed as a whole, never mixed with this one.
+    Raises OSError, CopyError. `first_step`: the step that this training started at. What lies there from another training (other recipe
+    or data, or further on than this run ever was) is renamed as a whole, never mixed with this one.
     """
     os.scandir(root).close()  # stat alone may be answered from a cache
     beat()

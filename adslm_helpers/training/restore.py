@@ -287,8 +287,8 @@ def _other(run: Run, base: Path, what_ja: str, what_en: str) -> str:
 def _damaged(run: Run, base: Path, names: list[str]) -> str:
     listed = ", ".join(names)
     return (
-        f"控え {base} は壊れていて戻せません（{listed}）。手元の {run.name} から始めます。→ 控えは消さずに残してあります。\n"
-        f"The copy in {base} is damaged and does not come back ({listed}); run {run.name} starts from what is here. -> The copy is left as it is."
+        f"控え {base} は壊れているか途中までのため、戻せません（{listed}）。手元の {run.name} から始めます。→ 控えは消さずに残してあります。\n"
+        f"The copy in {base} is damaged or incomplete and does not come back ({listed}); run {run.name} starts from what is here. -> The copy is left as it is."
     )
 
 
