@@ -35,6 +35,8 @@ SILENCE = 90.0
 """Seconds without any sign of life after which a folder is said not to answer."""
 _PATIENCE = 15.0
 """Seconds that a run which ends waits for a folder that does not answer."""
+_LONG = 5.0
+"""Seconds after which waiting is explained."""
 # One copy at a time to a place: a copy that hung may wake up when the next training of the same kernel has begun.
 _at_work: dict[str, Work] = {}
 
@@ -155,11 +157,17 @@ class Mirror:
         if self.place is None or self._ended:
             return self.status.state == "good"
         self.start()
-        wish, began = self.ask(), time.monotonic()
+        wish, began, told = self.ask(), time.monotonic(), False
         with self._change:
             while self._served < wish and (spent := time.monotonic() - began) < seconds:
                 if self.status.state == "silent" and spent > min(self.silence, _PATIENCE):
                     break
+                if not told and spent > _LONG:
+                    told = True
+                    self._tell(
+                        f"最後の控えを写し終わるのを待っています（最長 {seconds:.0f} 秒）。中断しても手元の学習は無事です。",
+                        f"Waiting for the last copy (at most {seconds:.0f} s). The training itself is safe if you interrupt.",
+                    )
                 self._change.wait(min(seconds - spent, 0.5))
             done = self._served >= wish and self.status.state in ("good", "off")
         if not done:

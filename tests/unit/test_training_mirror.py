@@ -322,6 +322,24 @@ def test_however_the_training_ends_its_last_checkpoint_is_copied(run, folder, en
     assert steps_at(folder) == [4, 6]
 
 
+def test_a_last_copy_that_takes_long_is_waited_for_and_explained(run, folder, said, monkeypatch):
+    monkeypatch.setattr(mirror_module, "_LONG", 0.0)
+    explained, real = threading.Event(), mirror_module.copy_run
+
+    def slow(*arguments):
+        assert explained.wait(WAIT)
+        return real(*arguments)
+
+    def say(text):
+        said.append(text)
+        if "Waiting for the last copy" in text:
+            explained.set()
+
+    monkeypatch.setattr(mirror_module, "copy_run", slow)
+    mirror = Mirror(run, lambda: folder, say=say)
+    assert mirror.flush(WAIT) and explained.is_set() and steps_at(folder) == [2, 4]
+
+
 def test_a_front_end_and_a_disk_that_fail_do_not_matter(run, folder, monkeypatch):
     def broken(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
