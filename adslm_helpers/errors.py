@@ -59,6 +59,10 @@ class ExportError(AdslmError):
     """An export would overwrite something, or what was written does not match what was in memory."""
 
 
+class CopyError(AdslmError):
+    """A copy of files differs from its source."""
+
+
 class SetupError(AdslmError):
     """The runtime lacks something, or a service of it (Drive, upload) refused."""
 

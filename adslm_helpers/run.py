@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -115,12 +115,13 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json_value(line, f"{path} {number}行目", f"{path} line {number}", dict) for number, line in lines if line.strip()]
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
+def sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
+    """Hex SHA-256 of a file, read in blocks; `beat` is called after each."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 

@@ -68,7 +68,7 @@ def drive_folder(mount: bool = True) -> Path:
             "This is not Google Colab, so Google Drive cannot be mounted. "
             "-> Set ADSLM_DRIVE to your Google Drive for desktop folder, or export to a folder or a zip.",
         )
-    usual = Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
+    usual = _usual_point()
     mounted = _mounted_at(usual)
     point = mounted or usual
     folder = point / "MyDrive"
@@ -87,6 +87,15 @@ def drive_folder(mount: bool = True) -> Path:
     if trouble := _trouble(folder):
         raise _did_not_appear(folder, trouble)
     return folder
+
+
+def mounted_drive() -> Path | None:
+    """Where Drive is mounted on Colab, whether its connection works or not; None elsewhere and where it is not mounted. Asks nobody."""
+    return _mounted_at(_usual_point()) if on_colab() else None
+
+
+def _usual_point() -> Path:
+    return Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
 
 
 def _given_drive(given: str) -> Path:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from ..copies import differing_files
 from ..errors import ExportError
 from ..models.loading import LoadedModel, load_named
 from ..models.tuned import ADAPTER_FILES
@@ -13,7 +14,7 @@ from ..recipe import EMBEDDED, DpoRecipe
 from ..run import read_json
 from ..run_names import user_path
 from .public import is_local
-from .publish import MANIFEST, differing_files
+from .publish import MANIFEST
 
 # Loading one of these can run code.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so", ".pyc")
