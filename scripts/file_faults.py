@@ -247,10 +247,10 @@ class Scene:
 
 
 def content_of(folder: Path, without: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """{path: content} of all files under final names."""
+    """{path: content} of all files under final names; the lock of a process that works there is none of them."""
     found = {}
     for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.endswith(".partial"))
+        folders[:] = sorted(name for name in folders if not name.endswith(".partial") and name != ".lock")
         for name in files:
             path = os.path.relpath(os.path.join(here, name), folder)
             if not name.endswith(".partial") and path not in without:
@@ -265,7 +265,7 @@ def make_run(root: Path, last: int, finished: bool = False, fingerprint: str = "
     with run.step("dataset"):
         for side in ("train", "eval"):
             write_jsonl(run.dataset / f"{side}.jsonl", [{"prompt": side, "chosen": "良い", "rejected": "悪い"}])
-    write_json(run.training / "fingerprint.json", fingerprint)
+    write_json(run.training / "fingerprint.json", {"fingerprint": fingerprint})
     write_json(run.training / "recipe.json", {"beta": 0.1})
     write_jsonl(run.training / "history.jsonl", [{"step": step, "loss": 0.69 - step / 100} for step in range(last)])
     (run.training / "snapshots" / f"step-{last}").mkdir(parents=True)

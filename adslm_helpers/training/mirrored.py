@@ -256,7 +256,7 @@ def _entry(content: bytes, name: str) -> dict:
 def _write_listing(run: Run, base: Path, files: list[dict], complete: bool) -> None:
     value = {
         "run": run.name,
-        "fingerprint": (_content(run.training / FINGERPRINT) or b"").decode(errors="replace").strip().strip('"'),
+        "fingerprint": _fingerprint(run),
         "step": max(checkpoint_steps(base / "training" / "checkpoints"), default=None),
         "finished": exists(base / "training" / RESULT),
         "time": now(),
@@ -264,6 +264,12 @@ def _write_listing(run: Run, base: Path, files: list[dict], complete: bool) -> N
         "files": sorted(files, key=lambda entry: entry["path"]),
     }
     place_file(io.BytesIO(json.dumps(value, ensure_ascii=False, indent=1).encode()), base / LISTING)
+
+
+def _fingerprint(run: Run) -> str:
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(_content(run.training / FINGERPRINT))["fingerprint"])
+    return ""
 
 
 def _content(path: Path) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from .attempts import train_until_done
 from .checkpoints import clear_up, save_adapter
 from .history import HISTORY, read_history
 from .interrupt import told_how_to_go_on
+from .mirror import mirror_callback, mirroring
 from .recoveries import read_recoveries
+from .restore import restore_run
 from .resume import note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
 from .storage import storage_told
@@ -67,17 +69,31 @@ class RunResult:
         return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
 
 
-def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: bool = False, resume: bool = False) -> RunResult:
+def train(
+    run: Run,
+    recipe: DpoRecipe,
+    callbacks: Sequence[Any] = (),
+    *,
+    fresh: bool = False,
+    resume: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> RunResult:
     """Trains the run's adapter and returns the result; the same recipe on the same data is not trained twice.
 
     The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted or killed training with the same recipe and
     data goes on from its last valid checkpoint; any other earlier training of the run is kept beside it under training-1, training-2,
-    ... `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
+    ... After a number that is not finite, or out of memory, it goes on by itself (`attempts`). Where there is a mirror (ADSLM_MIRROR, a
+    mounted Drive on Colab) a run that is further on there is brought back first, and this one is copied there meanwhile.
+    `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s;
+    one with an `on_alarm` hears the guards. `say`: told about the mirror; else the log is.
     Raises RunError (no dataset, another process at work), RecipeError (preset does not fit the machine), ModelError, TrainingError (also
     when the disk is full), Interrupted.
     """
     with run_lock(run.path), storage_told(run.training), told_how_to_go_on(run.training):
-        return _locked(run, recipe, callbacks, fresh, resume)
+        if not fresh:
+            restore_run(run, say=say)
+        with mirroring(run, say=say) as mirror:
+            return _locked(run, recipe, [*callbacks, mirror_callback(mirror)], fresh, resume)
 
 
 def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, resume: bool) -> RunResult:
