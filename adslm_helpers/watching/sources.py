@@ -1,0 +1,180 @@
+"""`read_log`: the log of a training by the name of a run, a folder or a file, whichever tool wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from ..run import Run, runs_root
+from ..training.history import HISTORY
+from .log_files import EVENTS, Logged, read_events, read_lines, read_state
+
+STATE, LLAMA_FACTORY = "trainer_state.json", "trainer_log.jsonl"
+DEEPEST = 3  # folders below the one asked for in which event files are looked for: output_dir/runs/DATE_HOST/
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+@dataclass
+class Log:
+    """The log of one training."""
+
+    asked: str
+    run: Run | None
+    """Where it is a run of ours."""
+    files: list[Path]
+    """What was read, the best source first."""
+    rows: list[dict[str, Any]]
+    """As in `Logged`, of one attempt: where a step was done twice, the later one."""
+    total_steps: int | None
+    finished: bool
+    restarts: list[tuple[int, int]] = field(default_factory=list)
+    """(last step before, first step after) wherever the steps go back: the training was resumed or started again."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def last_step(self) -> int:
+        """The highest step that a row has; 0 without rows."""
+        return max((row["step"] for row in self.rows), default=0)
+
+
+def run_names() -> list[str]:
+    """The runs that there are, the newest first."""
+    root = runs_root()
+    found = [path.parent for path in root.glob("*/manifest.json")] if root.is_dir() else []
+    return [path.name for path in sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime, reverse=True)]
+
+
+def find_run(name: str | Path) -> Run:
+    """The run of this name, or in this folder; RunError, listing the runs there are, for another."""
+    text = str(name)
+    run = Run(text) if _NAME.fullmatch(text) else None
+    if run is None or not run.path.is_dir():
+        folder = Path(text).expanduser()
+        inside = next((path for path in (folder, *folder.resolve().parents[:2]) if (path / "manifest.json").is_file()), None)
+        if inside is not None and _NAME.fullmatch(inside.resolve().name):
+            run = Run(inside.resolve().name, inside.resolve().parent)
+    if run is None or not run.path.is_dir():
+        raise unknown(text)
+    return run
+
+
+def unknown(name: str) -> RunError:
+    """No run, folder or file has this name: the runs that there are."""
+    names = run_names()
+    there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    if not names:
+        return RunError(
+            f"実行 {name!r} がありません。{runs_root()} にはまだ実行が一つもありません。→ 先に adslm dataset と adslm train を実行してください。",
+            f"There is no run {name!r}, and no run at all in {runs_root()} yet. -> First run adslm dataset and adslm train.",
+        )
+    return RunError(
+        f"実行 {name!r} がありません。→ {runs_root()} にある実行: {there}",
+        f"There is no run {name!r}. -> Runs in {runs_root()}: {there}",
+    )
+
+
+def read_log(where: str | Path) -> Log:
+    """The log of a run (by name), a folder or a file.
+
+    Understood: runs of ours; history.jsonl; trainer_state.json of transformers, TRL, axolotl, LLaMA-Factory; LLaMA-Factory's
+    trainer_log.jsonl; TensorBoard event files; and folders that hold any of these, also in checkpoint-N/ or runs/.
+    Raises RunError where nothing has this name, nothing in it is a log, or the log is empty.
+    """
+    text, path = str(where), Path(where).expanduser()
+    run = Run(text) if _NAME.fullmatch(text) and Run(text).path.is_dir() else None
+    if run is None and path.is_dir() and (path / "manifest.json").is_file() and _NAME.fullmatch(path.resolve().name):
+        run = Run(path.resolve().name, path.resolve().parent)
+    if run is None and not path.exists():
+        raise unknown(text)
+    folder = run.training if run else path
+    found = list(_sources(folder)) if folder.is_dir() else [(folder, _reader(folder))] if folder.is_file() else []
+    if not found and run is None:
+        raise _no_log(path)
+    return _joined(text, run, found)
+
+
+def _sources(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Logged]]]:
+    """The logs in a folder, the one that says most first."""
+    if (folder / HISTORY).is_file():
+        yield folder / HISTORY, read_lines
+    checkpoints = [*folder.glob(f"checkpoint-*/{STATE}"), *folder.glob(f"checkpoints/checkpoint-*/{STATE}")]
+    states = [folder / STATE] if (folder / STATE).is_file() else sorted(checkpoints, key=_number_in_name)[-1:]
+    yield from ((path, read_state) for path in states)
+    if (folder / LLAMA_FACTORY).is_file():
+        yield folder / LLAMA_FACTORY, read_lines
+    events = [path for depth in range(DEEPEST + 1) for path in folder.glob("*/" * depth + EVENTS + "*")]
+    if events:
+        yield max(events, key=lambda path: path.stat().st_mtime).parent, read_events
+
+
+def _number_in_name(state: Path) -> int:
+    digits = state.parent.name.rsplit("-", 1)[-1]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 16 else -1
+
+
+def _reader(path: Path) -> Callable[[Path], Logged]:
+    """How to read one file, by its name."""
+    if path.name.startswith(EVENTS):
+        return read_events
+    return read_state if path.suffix == ".json" else read_lines
+
+
+def _no_log(path: Path) -> RunError:
+    return RunError(
+        f"{path} に学習の記録が見つかりません。→ {HISTORY}、{STATE}、{LLAMA_FACTORY}、TensorBoard のファイルのどれか、またはそれが入ったフォルダーを指定してください。",
+        f"No log of a training in {path}. -> Give a {HISTORY}, {STATE}, {LLAMA_FACTORY}, a TensorBoard event file, or the folder of one.",
+    )
+
+
+def _joined(asked: str, run: Run | None, found: list[tuple[Path, Callable[[Path], Logged]]]) -> Log:
+    """The first source that can be read, and of the others the rows beyond its end."""
+    log, refused = Log(asked, run, [], [], None, False), []
+    for path, read in found:
+        try:
+            logged = read(path)
+        except RunError as error:
+            refused.append(error)
+            log.notes.append((error.ja, error.en))
+            continue
+        except OSError as error:
+            log.notes.append((f"{path} を読めません（{error.strerror}）", f"{path} cannot be read ({error.strerror})"))
+            continue
+        end = max((row["step"] for row in log.rows), default=-1)
+        beyond = [row for row in logged.rows if row["step"] > end]
+        if beyond:
+            if log.rows:
+                note = (f"ステップ {end} より後は {path} から読みました", f"rows after step {end} come from {path}")
+                log.notes.append(note)
+            log.files.append(path)
+            log.rows += beyond
+        log.notes += logged.notes
+        log.total_steps = log.total_steps or logged.total_steps
+        log.finished |= logged.finished
+    if not log.rows and run is None:
+        raise refused[0] if refused else _empty(found[0][0])
+    log.rows, log.restarts = _one_attempt(log.rows)
+    return log
+
+
+def _empty(path: Path) -> RunError:
+    return RunError(
+        f"{path} に記録された行が一つもありません。→ 学習が最初の記録の前に止まったか、別の種類のファイルです。端末やノートブックの最後のメッセージを見てください。",
+        f"{path} holds no row of a log. -> The training ended before its first log, or this is another kind of file; look at its last message.",
+    )
+
+
+def _one_attempt(rows: list[dict]) -> tuple[list[dict], list[tuple[int, int]]]:
+    """The rows without those that a later attempt did again, and where the steps went back."""
+    kept: list[dict] = []
+    restarts = []
+    for row in rows:
+        if kept and row["step"] < kept[-1]["step"]:
+            restarts.append((kept[-1]["step"], row["step"]))
+            while kept and kept[-1]["step"] >= row["step"]:
+                kept.pop()
+        kept.append(row)
+    return kept, restarts
