@@ -12,7 +12,8 @@ from typing import Any
 from ..tables import html_row
 from ..text.width import padded, printable
 from ..training.history import Alarm
-from .causes import Finding, find_causes, healthy_part
+from .causes import Finding, broken_numbers, healthy_part, nan_evaluation
+from .curves import both_rewards_fall, diverged, gradient_spike
 from .endings import find_endings, from_alarms
 from .run_files import read_state_of
 from .sources import Log, read_log
@@ -94,7 +95,10 @@ class Analysis:
 
     def _curves(self) -> list[str]:
         head = f"{padded('', 26)}  {'最初 / first':>14}  {'最後 / last':>14}"
-        return [head, *(f"{padded(label, 26)}  {_shown(first):>16}  {_shown(last):>16}" for _, label, (first, last) in self._ends())]
+        return [
+            head,
+            *(f"{padded(label, 26)}  {_shown(first):>16}  {_shown(last):>16}" for _, label, (first, last) in self._ends()),
+        ]
 
     def _verdict(self) -> list[str]:
         if not self.log.rows:
@@ -118,11 +122,15 @@ def analyze(where: str | Path, drift_alarms: DriftAlarms | None = None) -> Analy
     state = read_state_of(log.run) if log.run else None
     if state and not log.total_steps:
         log.total_steps = state.total_steps
-    findings = [*find_causes(log.rows), *find_endings(log, state)]
+    causes = [cause(log.rows) for cause in (broken_numbers, nan_evaluation, gradient_spike, diverged)]
+    findings = [*(finding for finding in causes if finding), *find_endings(log, state)]
+    drift = from_alarms((drift_alarms or _drift)(healthy_part(log.rows), state.beta if state else None))
     known = {finding.kind for finding in findings}
-    judge = drift_alarms or _drift
-    drift = from_alarms(judge(healthy_part(log.rows), state.beta if state else None))
     findings += [finding for finding in drift if finding.kind not in known]
+    if "nan_forward" in known:  # says what the alarm on the first row says, and more
+        findings = [finding for finding in findings if finding.kind != "zero_loss"]
+    if not {finding.kind for finding in findings} & {"both_fall", "chosen_falls"} and (lower := both_rewards_fall(log.rows)):
+        findings.append(lower)
     findings.sort(key=lambda one: (_ORDER[one.severity], one.step))
     return Analysis(log, findings, texts_watched=bool(state and state.health))
 

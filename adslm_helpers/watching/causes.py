@@ -1,6 +1,6 @@
 """Why a training went wrong, from the rows of its log: one function a cause, each a `Finding` with its numbers, or None.
 
-Here: numbers that are not finite, and a learning rate that is too high. What healthy-looking curves hide is `training.drift`'s.
+Here: numbers that are not finite. What finite curves tell is in `curves`; what healthy-looking ones hide is `training.drift`'s.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -16,7 +17,7 @@ Rows = Sequence[dict[str, Any]]
 _JUDGED = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 _SHOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "rewards/margins", "eval_rewards/margins", "rewards/accuracies")
 _SATURATED = 0.01  # a loss that came from below this may well be rounded to 0.0: transformers 4 logs four digits
-_SPIKE, _SPIKE_FLOOR = 10.0, 5.0  # times the median of the norms before, and at least so much: 1 is where gradients are clipped
+SPIKE, SPIKE_FLOOR = 10.0, 5.0  # times the median of the norms before, and at least so much: 1 is where gradients are clipped
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,6 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "evidence": list(self.evidence)}
-
-
-def find_causes(rows: Rows) -> list[Finding]:
-    """All that this module knows of and the rows show; empty when nothing."""
-    found = [broken_numbers(rows), nan_evaluation(rows), gradient_spike(rows), diverged(rows)]
-    return [finding for finding in found if finding]
 
 
 def healthy_part(rows: Rows) -> list[dict[str, Any]]:
@@ -90,57 +85,7 @@ def nan_evaluation(rows: Rows) -> Finding | None:
         f"Training is finite, the held-out pairs are not ({len(bad)} of {evaluations} evaluations).{also_en} The weights are not harmed.",
         "評価用データに空の応答や長すぎる対がないか確かめ、dtype を float32 に、評価バッチを 1 にしてください。Mac では torch 2.9 以上に。",
         "Look for an empty or very long held-out response; use float32, an evaluation batch of 1, and on a Mac torch 2.9 or newer.",
-        tuple(_numbers(row) for row in bad[:2]),
-    )  # fmt: skip
-
-
-def gradient_spike(rows: Rows) -> Finding | None:
-    """The highest gradient norm, where it stands far above those before it."""
-    norms = [(row["step"], row["grad_norm"]) for row in rows if math.isfinite(row.get("grad_norm", math.nan))]
-    best: tuple[float, int, float, float] | None = None
-    for place in range(5, len(norms)):
-        step, norm = norms[place]
-        usual = median(value for _, value in norms[max(0, place - 50) : place])
-        if norm > max(_SPIKE_FLOOR, _SPIKE * usual) and (best is None or norm > best[0]):
-            best = norm, step, usual, norm / usual if usual else math.inf
-    if best is None:
-        return None
-    norm, step, usual, times = best
-    return Finding(
-        "gradient_spike", step, "warning",
-        f"ステップ {step} の勾配が、それまでのふつうの {times:.0f} 倍でした。学習率が高すぎるか、その回のデータがおかしいしるしです。",
-        f"At step {step} the gradient was {times:.0f} times its usual size: the learning rate is too high, or that batch is odd.",
-        "learning_rate を半分にし、max_grad_norm を 1 以下にしてください。それでも同じステップで起きるなら、その回の文を見てください。",
-        "Halve learning_rate and keep max_grad_norm at 1 or below. If it comes back at the same step, look at the texts of that batch.",
-        (f"grad_norm {norm:.3g} at step {step}, median before {usual:.3g}", _lr(rows, step)),
-    )  # fmt: skip
-
-
-def diverged(rows: Rows) -> Finding | None:
-    """A training loss that rose well above where it started: of the finite rows only, as means over windows."""
-    losses = [(row["step"], row["loss"]) for row in healthy_part(rows) if math.isfinite(row.get("loss", math.nan))]
-    width = max(3, len(losses) // 10)
-    if len(losses) < 2 * width:
-        return None
-    start = sum(loss for _, loss in losses[:width]) / width
-    if abs(losses[0][1] - math.log(2)) < 1e-3:  # plain DPO: the first loss is no draw, it is what every untrained model has
-        start = losses[0][1]
-    means = [(losses[n][0], sum(loss for _, loss in losses[n : n + width]) / width) for n in range(len(losses) - width + 1)]
-    high = [one for one in means if one[1] > 1.3 * abs(start) + 0.1]
-    if not high:
-        return None
-    step, worst, end = high[0][0], max(mean for _, mean in high), means[-1][1]
-    stays = end > start + 0.5 * (worst - start)
-    told = (
-        ("そのまま戻りませんでした", "and stayed there") if stays else (f"最後は {end:.3g} に戻りました", f"and came back to {end:.3g}")
-    )
-    return Finding(
-        "learning_rate_too_high", step, "stop" if stays else "warning",
-        f"損失がステップ {step} から上がり始め、{start:.3g} だったものが {worst:.3g} まで上がって、{told[0]}。学習率が高すぎます。",
-        f"From step {step} on the loss rose, from {start:.3g} up to {worst:.3g}, {told[1]}: the learning rate is too high.",
-        "learning_rate を 3 分の 1 から 10 分の 1 にするか、warmup_ratio を 0.1 以上にして学習し直してください。",
-        "Train again with a third to a tenth of learning_rate, or with a warmup_ratio of 0.1 or more.",
-        (f"loss, means of {width} logs: {start:.3g} -> {worst:.3g} -> {end:.3g}", _lr(rows, step)),
+        tuple(numbers_of(row) for row in bad[:2]),
     )  # fmt: skip
 
 
@@ -148,14 +93,18 @@ def _nan_forward(row: dict) -> Finding:
     zero = row["loss"] == 0.0
     seen_ja = "ちょうど 0.0 です。これは学習できた印ではなく、NaN を " if zero else f"{row['loss']} です。"
     seen_ja += "trainer の logging_nan_inf_filter が 0 に置き換えた跡です。" if zero else ""
-    seen_en = "is exactly 0.0: not success, but a NaN that the trainer's logging_nan_inf_filter replaced." if zero else f"is {row['loss']}."
+    seen_en = (
+        "is exactly 0.0: not success, but a NaN that the trainer's logging_nan_inf_filter replaced."
+        if zero
+        else f"is {row['loss']}."
+    )
     return Finding(
         "nan_forward", row["step"], "stop",
         f"最初に記録された損失が{seen_ja}最初の計算からすでに NaN で、原因は精度か計算カーネルです。学習率・beta・データではありません。出力は「!!!!!」か空になります。",
         f"The first logged loss {seen_en} The very first forward pass was NaN already: the precision or a kernel, never the learning rate, beta or the data. Such a model answers '!!!!!' or nothing.",
         "dtype を bfloat16 か float32 にしてください（Qwen2 系を float16 の重みで動かさない）。Mac では torch 2.9 以上、attn_implementation='eager'。adslm train は学習前の確認でこれを見つけます。",
         "Use bfloat16 or float32 (no float16 weights for the Qwen2 family); on a Mac torch 2.9 or newer, or attn_implementation='eager'. The pre-flight of adslm train catches this before the first step.",
-        (_numbers(row),),
+        (numbers_of(row),),
     )  # fmt: skip
 
 
@@ -166,8 +115,8 @@ def _passing(rows: Rows, first: int) -> Finding:
     row, late = rows[first], [one for one in bad if one["step"] > max(20, train[-1]["step"] // 10)]
     overflow = all(math.isfinite(one["loss"]) for one in bad)
     many = len(bad) > max(5, len(train) // 20)
-    stood = [one["step"] for before, one in zip(train, train[1:], strict=False) if one in bad and _same_rate(before, one)]
-    evidence = [_numbers(row), f"{len(bad)} of {len(train)} logs, last at step {bad[-1]['step']}"]
+    stood = [one["step"] for before, one in pairwise(train) if one in bad and _same_rate(before, one)]
+    evidence = [numbers_of(row), f"{len(bad)} of {len(train)} logs, last at step {bad[-1]['step']}"]
     evidence += [f"learning_rate stood still at step {stood[0]}: the optimizer step was skipped"] if stood else []
     if overflow:
         harmless = not many and not late
@@ -199,31 +148,52 @@ def _poisoned(rows: Rows, first: int, before: list[dict]) -> Finding:
     # The gradient alone: this row's forward pass was still good, and its own step did the harm.
     gradient = math.isfinite(row.get("loss", math.nan)) and not _hidden(row, before) and "grad_norm" in _bad_keys(row)
     norms = [one["grad_norm"] for one in before if "grad_norm" in one]
-    rising = len(norms) >= 4 and max(norms[-3:]) > max(_SPIKE_FLOOR, _SPIKE * median(norms[:-3]))
-    evidence = [_numbers(one) for one in before[-1:]] + [_numbers(row)]
-    evidence += [_numbers(one) for one in rows[first + 1 : first + 2]] if gradient else []
+    rising = len(norms) >= 4 and max(norms[-3:]) > max(SPIKE_FLOOR, SPIKE * median(norms[:-3]))
+    evidence = [numbers_of(one) for one in before[-1:]] + [numbers_of(row)]
+    evidence += [numbers_of(one) for one in rows[first + 1 : first + 2]] if gradient else []
     hidden = next((one for one in rows[first:] if _hidden(one, before)), None)
     also_ja = "以後の loss 0.0 は NaN を隠した値です。" if hidden else ""
     also_en = " The losses of 0.0 from there on hide NaN." if hidden else ""
     if gradient:
-        ja, en = f"ステップ {where} の勾配が有限ではなく、それで更新された重みがすべて NaN になりました。", f"The gradient of step {where} was not finite, and its update turned the weights to NaN."
+        ja, en = (
+            f"ステップ {where} の勾配が有限ではなく、それで更新された重みがすべて NaN になりました。",
+            f"The gradient of step {where} was not finite, and its update turned the weights to NaN.",
+        )
     elif not before:
-        ja, en = f"ステップ {where} の間に数値が有限ではなくなりました。", f"Somewhere in steps {where} the numbers stopped being finite."
+        ja, en = (
+            f"ステップ {where} の間に数値が有限ではなくなりました。",
+            f"Somewhere in steps {where} the numbers stopped being finite.",
+        )
     else:
-        ja, en = f"ステップ {last} までは正常で、ステップ {where} で数値が有限ではなくなりました。一つ前の更新で重みが壊れたか、計算があふれました。", f"All was finite up to step {last}; from step {where} on nothing is: the update before it broke the weights, or the forward pass overflowed."
+        ja, en = (
+            f"ステップ {last} までは正常で、ステップ {where} で数値が有限ではなくなりました。一つ前の更新で重みが壊れたか、計算があふれました。",
+            f"All was finite up to step {last}; from step {where} on nothing is: the update before it broke the weights, or the forward pass overflowed.",
+        )
     if rising:
-        why_ja, why_en = "直前に勾配が急に大きくなっており、学習率が高すぎます。", " The gradient had been growing: the learning rate is too high."
-        do_ja, do_en = "learning_rate を半分（まだ起きるなら 10 分の 1）にし、max_grad_norm を 1 以下にしてください。", "Halve learning_rate (a tenth if it comes back) and keep max_grad_norm at 1 or below."
+        why_ja, why_en = (
+            "直前に勾配が急に大きくなっており、学習率が高すぎます。",
+            " The gradient had been growing: the learning rate is too high.",
+        )
+        do_ja, do_en = (
+            "learning_rate を半分（まだ起きるなら 10 分の 1）にし、max_grad_norm を 1 以下にしてください。",
+            "Halve learning_rate (a tenth if it comes back) and keep max_grad_norm at 1 or below.",
+        )
     else:
-        why_ja, why_en = "直前の数値は落ち着いていたので、一度きりの桁あふれ（精度）が第一の疑いです。", " The numbers before were quiet: a single overflow (precision) is the first suspect."
-        do_ja, do_en = "dtype を bfloat16 か float32 にしてください。それでも起きるなら learning_rate を半分に。", "Use bfloat16 or float32; if it still happens, halve learning_rate."
+        why_ja, why_en = (
+            "直前の数値は落ち着いていたので、一度きりの桁あふれ（精度）が第一の疑いです。",
+            " The numbers before were quiet: a single overflow (precision) is the first suspect.",
+        )
+        do_ja, do_en = (
+            "dtype を bfloat16 か float32 にしてください。それでも起きるなら learning_rate を半分に。",
+            "Use bfloat16 or float32; if it still happens, halve learning_rate.",
+        )
     if last:
         do_ja += f"ステップ {last} 以前のチェックポイントは使えます。"
         do_en += f" Checkpoints up to step {last} are good."
     do_ja += "adslm train は更新の前に止まり、自分で続きから再開します。"
     do_en += " adslm train stops before such an update and goes on by itself."
     return Finding(
-        "poisoned", step, "stop", ja + why_ja + also_ja, en + why_en + also_en, do_ja, do_en, (*evidence, _lr(rows, step)),
+        "poisoned", step, "stop", ja + why_ja + also_ja, en + why_en + also_en, do_ja, do_en, (*evidence, rate_at(rows, step)),
     )  # fmt: skip
 
 
@@ -268,16 +238,15 @@ def _same_rate(before: dict, row: dict) -> bool:
     return before.get("learning_rate") is not None and before.get("learning_rate") == row.get("learning_rate")
 
 
-def _numbers(row: dict) -> str:
+def numbers_of(row: dict) -> str:
     shown = ", ".join(f"{key} {row[key]:.4g}" if row[key] else f"{key} 0.0" for key in _SHOWN if key in row)
     return f"step {row['step']}: {shown}"
 
 
-def _lr(rows: Rows, step: int) -> str:
+def rate_at(rows: Rows, step: int) -> str:
     """The learning rate at a step, and the highest of the run."""
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
     if not rates:
         return "learning_rate: not logged"
     at = [rate for place, rate in rates if place <= step] or [rates[0][1]]
     return f"learning_rate {at[-1]:.3g} there, highest {max(rate for _, rate in rates):.3g}"
-

@@ -45,7 +45,7 @@ def resumed(log: Log, state: RunState | None) -> Finding | None:
     if not times:
         return None
     often = times >= _MOST_RESUMES
-    before, after = log.restarts[0]
+    after = log.restarts[0][1]
     return Finding(
         "resumed", after, "warning" if often else "note",
         f"記録が {times} 回前のステップに戻っています。止まって、やり直した跡です。" + ("毎回同じ所で止まるなら、メモリ不足か時間制限です。" if often else ""),
@@ -149,9 +149,15 @@ def _reached(log: Log, state: RunState) -> tuple[str, str]:
 
 def _go_on(state: RunState) -> tuple[str, str]:
     if state.checkpoint is None:
-        return "チェックポイントはまだありません。同じコマンドで最初からになります。", "There is no checkpoint yet: the same command starts at the beginning."
+        return (
+            "チェックポイントはまだありません。同じコマンドで最初からになります。",
+            "There is no checkpoint yet: the same command starts at the beginning.",
+        )
     step = state.checkpoint.step
-    return f"同じコマンド（セル）をもう一度実行すると、ステップ {step} から続きます。", f"Run the same command (cell) again: it goes on from step {step}."
+    return (
+        f"同じコマンド（セル）をもう一度実行すると、ステップ {step} から続きます。",
+        f"Run the same command (cell) again: it goes on from step {step}.",
+    )
 
 
 def _short(value: object) -> str:

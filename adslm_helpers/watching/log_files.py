@@ -104,7 +104,9 @@ def read_state(path: Path) -> Logged:
     rows = [one_form(row) for row in log]
     logged = Logged([row for row in rows if row is not None])
     if lost := len(rows) - len(logged.rows):
-        logged.notes.append((f"{path}: {lost} 行は記録ではないので除きました", f"{path}: {lost} entries are no log rows and were left out"))
+        logged.notes.append(
+            (f"{path}: {lost} 行は記録ではないので除きました", f"{path}: {lost} entries are no log rows and were left out")
+        )
     if isinstance(value, dict):
         logged.total_steps = _whole(value.get("max_steps"))
     logged.finished = any(isinstance(row, dict) and "train_runtime" in row for row in log)

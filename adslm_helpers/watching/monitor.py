@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..run import Run
-from ..text.width import cut, padded, printable, wrapped
+from ..text.width import cut, display_width, padded, printable, wrapped
 from ..training.history import HISTORY, Alarm
 from .log_files import one_form
 from .run_files import RunState, read_state_of
@@ -141,19 +141,23 @@ class Snapshot:
     def _curves(self, columns: int) -> list[str]:
         if not self.rows:
             return ["まだ記録がありません / no log yet"]
-        told = [f"{padded('', 20)} {'学習/train':>7} {'評価/held-out':>11}"]
+        told = [f"{padded('', 22)}{_right('学習 / train', 12)}{_right('評価 / held-out', 17)}"]
         for key, label in _METRICS:
             values = [row[key] for row in self.rows if key in row]
             held_out = self.latest(f"eval_{key}")
             last = values[-1] if values else None
-            told.append(f"{padded(label, 20)} {_value(last):>9} {_value(held_out):>13}   {sparkline(values, max(8, columns - 48))}")
+            told.append(f"{padded(label, 22)}{_value(last):>12}{_value(held_out):>17}  {sparkline(values, max(8, columns - 53))}")
         return told
 
     def _facts(self) -> list[str]:
-        told = [(", ".join(f"{name.replace('_', ' ')} {gib:.2f} GiB" for name, gib in self.memory_gib.items()), "メモリ / memory")]
+        told = [
+            (", ".join(f"{name.replace('_', ' ')} {gib:.2f} GiB" for name, gib in self.memory_gib.items()), "メモリ / memory")
+        ]
         if checkpoint := self.state.checkpoint:
             whole = "完全 / whole" if checkpoint.sealed else "印なし / no seal"
-            told.append((f"step {checkpoint.step} ({whole}), {_face(checkpoint.seconds_ago)} 前 / ago", "チェックポイント / ckpt"))
+            told.append(
+                (f"step {checkpoint.step} ({whole}), {_face(checkpoint.seconds_ago)} 前 / ago", "チェックポイント / ckpt")
+            )
         if health := self.state.health:
             told.append((_health(health), "文の健康 / texts"))
         if mirror := self.state.mirror:
@@ -244,6 +248,10 @@ def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
+def _right(text: str, columns: int) -> str:
+    return " " * (columns - display_width(text)) + text
+
+
 def _health(health: dict) -> str:
     state = {True: "健全 / healthy", False: "【注意】健全でない / NOT healthy"}.get(health.get("healthy"), "?")
     score = health.get("score")
@@ -271,8 +279,7 @@ def _two_languages(ja: str, en: str, columns: int) -> list[str]:
 def _at_most(lines: list[str], number: int, columns: int) -> list[str]:
     if len(lines) <= number:
         return lines
-    last = lines[number - 1] + "…"
-    return [*lines[: number - 1], cut(last, columns) if len(last) else last]
+    return [*lines[: number - 1], cut(lines[number - 1] + lines[number], columns)]
 
 
 def _plain(value: float) -> float | str:

@@ -72,10 +72,10 @@ class RunState:
 
 def read_state_of(run: Run) -> RunState:
     """The state of a run right now. Files that are absent, half written or broken leave their part empty; nothing raises."""
-    manifest, training = _object(run.path / "manifest.json"), run.training
+    manifest, training = object_in(run.path / "manifest.json"), run.training
     step = _object_of(_object_of(manifest.get("steps")).get("training"))
-    recipe = _recipe(_object(training / "recipe.json") or _object_of(manifest.get("recipe")))
-    health, mirror, result = objects(training / HEALTH), _object(training / MIRROR), _object(training / "result.json")
+    recipe = _recipe(object_in(training / "recipe.json") or _object_of(manifest.get("recipe")))
+    health, mirror, result = objects(training / HEALTH), object_in(training / MIRROR), object_in(training / "result.json")
     return RunState(
         status=str(step.get("status", "absent")),
         model=str(_object_of(manifest.get("model")).get("name") or step.get("model") or ""),
@@ -87,7 +87,7 @@ def read_state_of(run: Run) -> RunState:
         recoveries=objects(training / RECOVERIES),
         health=health[-1] if health else None,
         mirror=mirror or None,
-        checkpoint=_checkpoint(training / "checkpoints"),
+        checkpoint=newest_checkpoint(training / "checkpoints"),
         result=bool(result),
         resumed_from=_count(result.get("resumed_from")) or 0,
     )
@@ -113,9 +113,9 @@ def as_alarm(row: dict) -> Alarm | None:
 
 def _total_steps(run: Run, recipe: DpoRecipe | None, step: dict) -> int | None:
     """What the trainer said, else what a finished training took, else what the recipe and the number of pairs give."""
-    if said := _count(_object(run.training / PROGRESS).get("total_steps")):
+    if said := _count(object_in(run.training / PROGRESS).get("total_steps")):
         return said
-    dataset = _object_of(_object_of(_object(run.path / "manifest.json").get("steps")).get("dataset"))
+    dataset = _object_of(_object_of(object_in(run.path / "manifest.json").get("steps")).get("dataset"))
     pairs = _count(dataset.get("train"))
     return total_steps(recipe, pairs) if recipe and (pairs or recipe.max_steps > 0) else None
 
@@ -126,7 +126,7 @@ def _holder(folder: Path) -> Holder | None:
         newest = max((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), default=None)
     except (OSError, ValueError):
         return None
-    lock = _object(newest) if newest else {}
+    lock = object_in(newest) if newest else {}
     pid = _count(lock.get("pid"))
     if not pid:
         return None
@@ -152,7 +152,7 @@ def _alive(pid: int, since: str) -> bool | None:
         return True
 
 
-def _checkpoint(folder: Path) -> Checkpoint | None:
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest sealed checkpoint; where none is, the newest."""
     try:
         found = [(int(path.name.rsplit("-", 1)[-1]), path) for path in folder.iterdir() if _is_checkpoint(path.name)]
@@ -179,7 +179,7 @@ def _recipe(values: dict) -> DpoRecipe | None:
         return None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} where it is absent, being replaced, or no object."""
     try:
         return _object_of(parsed(path.read_bytes()) if path.stat().st_size <= LARGEST_STATE else None)

@@ -12,6 +12,7 @@ from ..errors import RunError
 from ..run import Run, runs_root
 from ..training.history import HISTORY
 from .log_files import EVENTS, Logged, read_events, read_lines, read_state
+from .run_files import object_in
 
 STATE, LLAMA_FACTORY = "trainer_state.json", "trainer_log.jsonl"
 DEEPEST = 3  # folders below the one asked for in which event files are looked for: output_dir/runs/DATE_HOST/
@@ -53,13 +54,19 @@ def find_run(name: str | Path) -> Run:
     text = str(name)
     run = Run(text) if _NAME.fullmatch(text) else None
     if run is None or not run.path.is_dir():
-        folder = Path(text).expanduser()
-        inside = next((path for path in (folder, *folder.resolve().parents[:2]) if (path / "manifest.json").is_file()), None)
-        if inside is not None and _NAME.fullmatch(inside.resolve().name):
-            run = Run(inside.resolve().name, inside.resolve().parent)
+        run = run_around(Path(text).expanduser())
     if run is None or not run.path.is_dir():
         raise unknown(text)
     return run
+
+
+def run_around(path: Path) -> Run | None:
+    """The run that this folder is, or lies in: one of its checkpoints, its adapter, a snapshot."""
+    here = path.resolve()
+    for folder in (here, *here.parents[:3]):
+        if _NAME.fullmatch(folder.name) and "steps" in object_in(folder / "manifest.json"):
+            return Run(folder.name, folder.parent)
+    return None
 
 
 def unknown(name: str) -> RunError:
@@ -86,8 +93,8 @@ def read_log(where: str | Path) -> Log:
     """
     text, path = str(where), Path(where).expanduser()
     run = Run(text) if _NAME.fullmatch(text) and Run(text).path.is_dir() else None
-    if run is None and path.is_dir() and (path / "manifest.json").is_file() and _NAME.fullmatch(path.resolve().name):
-        run = Run(path.resolve().name, path.resolve().parent)
+    if run is None and path.is_dir() and (path / "manifest.json").is_file():
+        run = run_around(path)
     if run is None and not path.exists():
         raise unknown(text)
     folder = run.training if run else path

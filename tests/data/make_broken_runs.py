@@ -132,7 +132,16 @@ def lr_too_big(folder: Path) -> None:
             """Without the arguments and the config, which would name this machine's paths."""
 
     writer = SummaryWriter(log_dir=str(folder / "events"), filename_suffix=".fixture")
-    train_with_trl(folder, *teaching_model(), [Scalars(tb_writer=writer)], n_pairs=136, max_steps=30, learning_rate=5e-2, max_grad_norm=1e9, eval_steps=10)
+    train_with_trl(
+        folder,
+        *teaching_model(),
+        [Scalars(tb_writer=writer)],
+        n_pairs=136,
+        max_steps=30,
+        learning_rate=5e-2,
+        max_grad_norm=1e9,
+        eval_steps=10,
+    )
     shutil.rmtree(TARGET / "lr-too-big", ignore_errors=True)
     (TARGET / "lr-too-big").mkdir(parents=True)
     (found,) = (folder / "events").glob("events.out.tfevents.*")
@@ -141,7 +150,14 @@ def lr_too_big(folder: Path) -> None:
 
 def plain_trl(folder: Path) -> None:
     """Nothing wrong; the state stands in the checkpoints alone, as it does while TRL trains. And the same as LLaMA-Factory logs it."""
-    settings = {"n_pairs": 136, "max_steps": 32, "eval_steps": 8, "save_strategy": "steps", "save_steps": 16, "learning_rate": 3e-4}
+    settings = {
+        "n_pairs": 136,
+        "max_steps": 32,
+        "eval_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 16,
+        "learning_rate": 2e-3,
+    }
     sft = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
     trainer = train_with_trl(folder, *teaching_model(), logging_steps=2, **settings, **sft)
     keep(folder, "plain-trl", "checkpoint-16/trainer_state.json", "checkpoint-32/trainer_state.json")
@@ -149,7 +165,13 @@ def plain_trl(folder: Path) -> None:
     for row in trainer.state.log_history:
         if "loss" not in row and "eval_loss" not in row:
             continue
-        names = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "rewards/accuracies": "accuracy", "epoch": "epoch"}
+        names = {
+            "loss": "loss",
+            "eval_loss": "eval_loss",
+            "learning_rate": "lr",
+            "rewards/accuracies": "accuracy",
+            "epoch": "epoch",
+        }
         kept = {new: row[old] for old, new in names.items() if old in row}
         done = {"current_steps": row["step"], "total_steps": 32, "percentage": round(100 * row["step"] / 32, 2)}
         rows.append({**done, **kept, "elapsed_time": f"0:00:{row['step']:02d}", "remaining_time": f"0:00:{32 - row['step']:02d}"})
@@ -188,7 +210,9 @@ def keep_ours(folder: Path, name: str) -> None:
     shutil.rmtree(TARGET / name, ignore_errors=True)
     kept = ("manifest.json", "training/history.jsonl", "training/alarms.jsonl", "training/recipe.json", "training/progress.json",
             "training/recoveries.jsonl", "training/health.jsonl", ".lock/1")  # fmt: skip
-    checkpoints = [str(path.relative_to(folder / name)) for path in (folder / name).glob("training/checkpoints/*/trainer_state.json")]
+    checkpoints = [
+        str(path.relative_to(folder / name)) for path in (folder / name).glob("training/checkpoints/*/trainer_state.json")
+    ]
     for file in (*kept, *checkpoints):
         if (folder / name / file).is_file():
             text = (folder / name / file).read_text(encoding="utf-8").replace(str(folder), "/home/team")
