@@ -146,7 +146,7 @@ def _poisoned(rows: Rows, first: int, before: list[dict]) -> Finding:
     last = before[-1]["step"] if before else 0
     where = f"{last + 1}" if step == last + 1 else f"{last + 1}-{step}"
     # The gradient alone: this row's forward pass was still good, and its own step did the harm.
-    gradient = math.isfinite(row.get("loss", math.nan)) and not _hidden(row, before) and "grad_norm" in _bad_keys(row)
+    gradient = _bad_keys(row) == ["grad_norm"] and not _hidden(row, before)
     norms = [one["grad_norm"] for one in before if "grad_norm" in one]
     rising = len(norms) >= 4 and max(norms[-3:]) > max(SPIKE_FLOOR, SPIKE * median(norms[:-3]))
     evidence = [numbers_of(one) for one in before[-1:]] + [numbers_of(row)]

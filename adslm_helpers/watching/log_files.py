@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ LARGEST_STATE = 256 << 20  # bytes of one JSON value, which must be read whole
 MOST_ROWS = 100_000
 EVENTS = "events.out.tfevents."
 _STEP = ("step", "global_step", "current_steps", "train/global_step")
-_RENAMED = {"lr": "learning_rate", "learning_rate": "learning_rate"}
+_RENAMED = {"lr": "learning_rate"}
+_METRIC = re.compile("loss|grad_norm|learning_rate|rewards/|logps/|accurac|runtime")
 _NO_METRIC = {*_STEP, "total_steps", "percentage", "not_finite", "memory_gib"}
 
 
@@ -142,7 +144,7 @@ def read_events(folder: Path) -> Logged:
 
 
 def one_form(value: Any) -> dict[str, Any] | None:
-    """One log in the common form; None where it is no object or holds no number."""
+    """One log in the common form; None where it is no object or holds no metric of a training."""
     if not isinstance(value, dict):
         return None
     row: dict[str, Any] = {}
@@ -153,7 +155,7 @@ def one_form(value: Any) -> dict[str, Any] | None:
     row |= {_name(key): math.nan for key in named if isinstance(key, str)} if isinstance(named, list) else {}
     if "current_steps" in value and "accuracy" in row:  # LLaMA-Factory's word for the reward accuracy
         row["rewards/accuracies"] = row.pop("accuracy")
-    if not row:
+    if not any(_METRIC.search(key) for key in row):
         return None
     step = next((found for key in _STEP if (found := _whole(value.get(key))) is not None), None)
     return row if step is None else {"step": step, **row}
