@@ -80,6 +80,8 @@ def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
     class EventsCallback(TensorBoardCallback):
         """transformers' own, in our folder also for an evaluation after the end, and without what a resumed run does again."""
 
+        first_step, told = None, 0
+
         def _init_summary_writer(self, args: Any, log_dir: str | None = None) -> None:
             self.tb_writer = SummaryWriter(log_dir=str(folder), purge_step=self.first_step)
 
