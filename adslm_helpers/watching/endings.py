@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..training.history import Alarm
 from .causes import Finding
@@ -48,8 +49,8 @@ def resumed(log: Log, state: RunState | None) -> Finding | None:
     after = log.restarts[0][1]
     return Finding(
         "resumed", after, "warning" if often else "note",
-        f"記録が {times} 回前のステップに戻っています。止まって、やり直した跡です。" + ("毎回同じ所で止まるなら、メモリ不足か時間制限です。" if often else ""),
-        f"The steps go back {times} times: training was stopped and started again." + (" If always near the same step: memory, or a time limit." if often else ""),
+        f"記録が {times} 回前のステップに戻っています。止まって、やり直した跡です。" + ("毎回同じ所で止まるなら、メモリ不足か時間制限です。行ったり来たりしているなら、二つのプロセスが同じフォルダーに書いています。" if often else ""),
+        f"The steps go back {times} times: training was stopped and started again." + (" If always near the same step: memory, or a time limit; if they jump to and fro: two processes wrote into one folder." if often else ""),
         "チェックポイントの間隔（save_steps）を短くし、止まったときの端末の最後の行を見てください。" if often else "",
         "Save more often (save_steps), and look at the last lines that the stopped runs printed." if often else "",
         tuple(f"step {one} -> step {two}" for one, two in log.restarts[:4]),
@@ -70,7 +71,11 @@ def ended_early(log: Log) -> Finding | None:
 
 
 def _of_our_run(log: Log, state: RunState) -> list[Finding]:
-    found = from_alarms(state.alarms)
+    recovered = max((row["step"] for row in state.recoveries if isinstance(row.get("step"), int)), default=-1)
+    # The alarm of a recovery says what its row says; and what the run recovered from did not stop it.
+    alarms = [alarm for alarm in state.alarms if alarm.kind != "recovery" or not state.recoveries]
+    alarms = [replace(one, severity="warning") if one.severity == "stop" and one.step <= recovered else one for one in alarms]
+    found = from_alarms(alarms)
     found += [recovery for row in state.recoveries if (recovery := _recovery(row))]
     found += [_unhealthy(state)] if state.health and state.health.get("healthy") is False else []
     phase = {"running": _silent, "killed": _killed, "failed": _failed, "interrupted": _interrupted}.get(state.phase)

@@ -160,8 +160,8 @@ class Snapshot:
             )
         if health := self.state.health:
             told.append((_health(health), "文の健康 / texts"))
-        if mirror := self.state.mirror:
-            told.append((_mirror(mirror), "写し / mirror"))
+        if (mirror := self.state.mirror) and mirror.get("state") != "off":
+            told.append((_mirror(mirror), "控え / copy"))
         return [f"{padded(label, 24)}{text}" for text, label in told if text]
 
     def _alarms(self, columns: int) -> list[str]:
@@ -172,7 +172,7 @@ class Snapshot:
             told += _two_languages(str(recoveries[-1].get("ja", "")), str(recoveries[-1].get("en", "")), columns)
         if alarms:
             told.append(f"警報 / alarms: {len(alarms)}")
-        for alarm in alarms[-_SHOWN_ALARMS:]:
+        for alarm in alarms[: -_SHOWN_ALARMS - 1 : -1]:  # the newest first: what does not fit falls off at the end
             told.append(f"{_mark(alarm)} step {alarm.step} {alarm.kind}")
             told += _two_languages(alarm.ja, alarm.en, columns)
         return told
@@ -260,11 +260,15 @@ def _health(health: dict) -> str:
 
 
 def _mirror(mirror: dict) -> str:
-    """The mirror's own sentence where it has one, else its state and step."""
+    """What is wrong where something is, else where the copy is and up to which step."""
     if isinstance(mirror.get("ja"), str) and isinstance(mirror.get("en"), str):
-        return f"{mirror['ja']} / {mirror['en']}"
-    shown = [f"{key} {mirror[key]}" for key in ("state", "step", "where") if isinstance(mirror.get(key), (str, int))]
+        return f"【注意】{mirror['ja']} / {mirror['en']}"
+    shown = [f"{word}{mirror[key]}" for key, word in (("state", ""), ("step", "step "), ("where", "")) if _told(mirror.get(key))]
     return ", ".join(shown) or "?"
+
+
+def _told(value: object) -> bool:
+    return isinstance(value, (str, int)) and value != ""
 
 
 def _mark(alarm: Alarm) -> str:

@@ -52,6 +52,6 @@ def follow(
 def frame(snapshot: Snapshot) -> str:
     """One drawing, as large as the terminal and no larger."""
     columns, rows = shutil.get_terminal_size((80, 24))
-    foot = "Ctrl-C で画面だけを閉じます（学習は続きます）/ Ctrl-C closes this view; training goes on"
+    foot = "Ctrl-C: 画面だけを閉じます（学習は続きます）/ closes this view only"
     lines = [*snapshot.lines(columns)[: max(1, rows - 2)], cut(foot, columns)]
     return _HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_BELOW
