@@ -37,6 +37,8 @@ def from_alarms(alarms: Sequence[Alarm]) -> list[Finding]:
 def resumed(log: Log, state: RunState | None) -> Finding | None:
     """The steps went back: the training was stopped and started again."""
     times = len(log.restarts)
+    if state is not None and state.recoveries:
+        return None  # it says itself from where it went on
     if state is not None and state.resumed_from and not times:
         return Finding(
             "resumed", state.resumed_from, "note",
@@ -71,15 +73,22 @@ def ended_early(log: Log) -> Finding | None:
 
 
 def _of_our_run(log: Log, state: RunState) -> list[Finding]:
-    recovered = max((row["step"] for row in state.recoveries if isinstance(row.get("step"), int)), default=-1)
-    # The alarm of a recovery says what its row says; and what the run recovered from did not stop it.
-    alarms = [alarm for alarm in state.alarms if alarm.kind != "recovery" or not state.recoveries]
-    alarms = [replace(one, severity="warning") if one.severity == "stop" and one.step <= recovered else one for one in alarms]
-    found = from_alarms(alarms)
+    found = from_alarms(_as_it_turned_out(state))
     found += [recovery for row in state.recoveries if (recovery := _recovery(row))]
     found += [_unhealthy(state)] if state.health and state.health.get("healthy") is False else []
     phase = {"running": _silent, "killed": _killed, "failed": _failed, "interrupted": _interrupted}.get(state.phase)
     return [*found, phase(log, state)] if phase else found
+
+
+def _as_it_turned_out(state: RunState) -> list[Alarm]:
+    """The alarms without those of recoveries, which recoveries.jsonl tells; what the run recovered from did not stop it."""
+    places = [place for place, alarm in enumerate(state.alarms) if alarm.kind == "recovery"]
+    last = len(state.alarms) if state.recoveries and state.phase == "done" else max(places, default=-1)
+    alarms = [
+        replace(alarm, severity="warning") if alarm.severity == "stop" and place < last else alarm
+        for place, alarm in enumerate(state.alarms)
+    ]
+    return [alarm for alarm in alarms if alarm.kind != "recovery" or not state.recoveries]
 
 
 def _recovery(row: dict) -> Finding | None:
@@ -131,9 +140,10 @@ def _silent(log: Log, state: RunState) -> Finding:
 
 
 def _failed(log: Log, state: RunState) -> Finding:
+    step = max([log.last_step, *(alarm.step for alarm in state.alarms if alarm.severity == "stop")])
     return Finding(
-        "failed", log.last_step, "stop",
-        f"{_reached(log, state)[0]}学習はエラーで終わりました。" + ("理由は上の警報のとおりです。" if state.alarms else "理由は、そのときに表示されたメッセージにあります。"),
+        "failed", step, "stop",
+        f"{_reached(log, state)[0]}学習はエラーで終わりました。" + ("理由は警報のとおりです。" if state.alarms else "理由は、そのときに表示されたメッセージにあります。"),
         f"{_reached(log, state)[1]}, and the training ended with an error: " + ("the alarms say why." if state.alarms else "the message shown then says why."),
         *_go_on(state),
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
     python tests/data/make_broken_runs.py            # some minutes on one core; writes a few KB a run
 
-Most are plain TRL, as somebody without this project would run it: the filter that hides a NaN loss is on. `killed` and `stopped` are
-runs of our own. `llama-factory` is the log of `plain-trl`, its metrics renamed to what LLaMA-Factory writes: that tool is not installed here.
+Most are plain TRL, as somebody without this project would run it: the filter that hides a NaN loss is on. `killed`, `stopped` and
+`recovered` are runs of our own. `llama-factory` is the log of `plain-trl`, its metrics renamed to what LLaMA-Factory writes: that tool is not installed here.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def our_run(folder: Path, name: str, callback, **overrides):
         "preset": "smoke", "models": [str(folder / "small-model")], "fallback": False, "device": "cpu", "learning_rate": 2e-3,
         "max_steps": STEPS, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 8,
         "max_length": 256, "max_prompt_length": 200, "logging_steps": 1, "evals_per_run": 3, "save_steps": 3, "sft_weight": 1.0,
-        "watch_prompts": 0, "recoveries": 0, **overrides,
+        "watch_prompts": 0, **{"recoveries": 0, **overrides},
     }  # fmt: skip
     run = Run(name, folder)
     rows = sample_pairs(40, seed=3)
@@ -209,7 +209,7 @@ def keep_ours(folder: Path, name: str) -> None:
     """The small files of a run of ours, without this machine's paths and without weights."""
     shutil.rmtree(TARGET / name, ignore_errors=True)
     kept = ("manifest.json", "training/history.jsonl", "training/alarms.jsonl", "training/recipe.json", "training/progress.json",
-            "training/recoveries.jsonl", "training/health.jsonl", ".lock/1")  # fmt: skip
+            "training/recoveries.jsonl", "training/health.jsonl", "training/result.json", ".lock/1")  # fmt: skip
     checkpoints = [
         str(path.relative_to(folder / name)) for path in (folder / name).glob("training/checkpoints/*/trainer_state.json")
     ]
@@ -259,8 +259,38 @@ def stopped(folder: Path) -> None:
     keep_ours(folder, "stopped")
 
 
+def recovered(folder: Path) -> None:
+    """The same gradient, once, in a run that may go on by itself, and does."""
+    import torch
+    from transformers import TrainerCallback
+
+    class PoisonOnce(TrainerCallback):
+        done = False
+
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            def spoil(gradient):
+                if state.global_step != 4 or self.done:
+                    return gradient
+                self.done = True
+                return gradient * torch.nan
+
+            next(w for w in model.parameters() if w.requires_grad).register_hook(spoil)
+
+    our_run(folder, "recovered", PoisonOnce(), recoveries=3)
+    keep_ours(folder, "recovered")
+
+
 def main() -> None:
-    made = (killed, nan_forward, nan_gradient, frozen, lr_too_big, plain_trl, stopped)  # killed forks: before torch has threads
+    made = (
+        killed,
+        nan_forward,
+        nan_gradient,
+        frozen,
+        lr_too_big,
+        plain_trl,
+        stopped,
+        recovered,
+    )  # killed forks: before torch has threads
     for make in [one for one in made if one.__name__ in sys.argv[1:] or len(sys.argv) == 1]:
         with tempfile.TemporaryDirectory() as folder:
             print(make.__name__, flush=True)

@@ -28,7 +28,8 @@ def told(analysis):
         ("nan-gradient", "poisoned", 5, "hide NaN"),
         ("lr-too-big", "learning_rate_too_high", 2, "Train again with a third"),
         ("killed", "killed", 8, "it goes on from step 6"),
-        ("stopped", "failed", 4, "ended with an error"),
+        ("stopped", "not_finite", 5, "the alarms say why"),
+        ("recovered", "not_finite", 5, "half the learning rate"),
     ],
 )
 def test_the_first_bad_step_and_its_cause(name, kind, step, words):
@@ -89,6 +90,16 @@ def test_alarms_are_told_once_a_kind_at_their_first_step_and_their_worst(run):
     analysis = analyze("spring", lambda rows, beta: [Alarm(9, "saturated", "note", "x", "x")])
     assert [(one.kind, one.step, one.severity) for one in analysis.findings] == [("loops", 6, "stop"), ("saturated", 4, "note")]
     assert "3 times, last at step 18" in told(analysis) and "First bad step: 6 (loops)" in told(analysis)
+
+
+def test_what_a_run_recovered_from_did_not_stop_it_and_what_came_after_did(run):
+    assert [finding.severity for finding in analyze(BROKEN / "recovered", quiet).findings] == ["warning", "warning"]
+    run.update(steps={"training": {"status": "failed"}})
+    append_row(run.training / "recoveries.jsonl", {"step": 4, "cause": "once", "remedy": "x", "ja": "半分", "en": "half"})
+    for step, kind, severity in ((5, "out_of_memory", "stop"), (4, "recovery", "note"), (9, "not_finite", "stop")):
+        write_alarm(run.training, Alarm(step, kind, severity, "警報", "alarm"))
+    severities = {finding.kind: finding.severity for finding in analyze("spring", quiet).findings}
+    assert severities == {"out_of_memory": "warning", "recovered": "warning", "not_finite": "stop", "failed": "stop"}
 
 
 def test_recoveries_and_unhealthy_texts_are_findings(run):
