@@ -94,9 +94,9 @@ def _as_it_turned_out(state: RunState) -> list[Alarm]:
 def _recovery(row: dict) -> Finding | None:
     if not (isinstance(row.get("ja"), str) and isinstance(row.get("en"), str)):
         return None
-    step = row.get("step")
+    done = row.get("step")  # before the step that failed
     evidence = (f"{row.get('cause', '?')} -> {row.get('remedy', '?')}",)
-    return Finding("recovered", step if isinstance(step, int) else 0, "warning", row["ja"], row["en"], evidence=evidence)
+    return Finding("recovered", done + 1 if isinstance(done, int) else 0, "warning", row["ja"], row["en"], evidence=evidence)
 
 
 def _unhealthy(state: RunState) -> Finding:
