@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from .log_files import EVENTS, Logged, read_events, read_lines, read_state
 from .run_files import object_in
 
 STATE, LLAMA_FACTORY = "trainer_state.json", "trainer_log.jsonl"
+MOST_FOLDERS = 2000
 DEEPEST = 3  # folders below the one asked for in which event files are looked for: output_dir/runs/DATE_HOST/
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -54,10 +57,22 @@ def find_run(name: str | Path) -> Run:
     text = str(name)
     run = Run(text) if _NAME.fullmatch(text) else None
     if run is None or not run.path.is_dir():
-        run = run_around(Path(text).expanduser())
+        run = run_around(placed(text))
     if run is None or not run.path.is_dir():
         raise unknown(text)
     return run
+
+
+def placed(name: str) -> Path:
+    """The path of this name; RunError where it cannot be one, or nobody may look there."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError, RuntimeError):  # too long, a loop of links, NUL, no such ~user, not permitted
+        raise unknown(name) from None
+    return path
 
 
 def run_around(path: Path) -> Run | None:
@@ -91,9 +106,10 @@ def read_log(where: str | Path) -> Log:
     trainer_log.jsonl; TensorBoard event files; and folders that hold any of these, also in checkpoint-N/ or runs/.
     Raises RunError where nothing has this name, nothing in it is a log, or the log is empty.
     """
-    text, path = str(where), Path(where).expanduser()
+    text = str(where)
     run = Run(text) if _NAME.fullmatch(text) and Run(text).path.is_dir() else None
-    if run is None and path.is_dir() and (path / "manifest.json").is_file():
+    path = run.path if run else placed(text)
+    if run is None and ((path / "manifest.json").is_file() or path.resolve().name == "training"):
         run = run_around(path)
     if run is None and not path.exists():
         raise unknown(text)
@@ -109,13 +125,25 @@ def _sources(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Logged]]]:
     if (folder / HISTORY).is_file():
         yield folder / HISTORY, read_lines
     checkpoints = [*folder.glob(f"checkpoint-*/{STATE}"), *folder.glob(f"checkpoints/checkpoint-*/{STATE}")]
-    states = [folder / STATE] if (folder / STATE).is_file() else sorted(checkpoints, key=_number_in_name)[-1:]
+    newest = sorted(checkpoints, key=_number_in_name, reverse=True)[:3]  # the next where one was cut off
+    states = [folder / STATE] if (folder / STATE).is_file() else newest
     yield from ((path, read_state) for path in states)
     if (folder / LLAMA_FACTORY).is_file():
         yield folder / LLAMA_FACTORY, read_lines
-    events = [path for depth in range(DEEPEST + 1) for path in folder.glob("*/" * depth + EVENTS + "*")]
-    if events:
-        yield max(events, key=lambda path: path.stat().st_mtime).parent, read_events
+    if events := newest_events(folder):
+        yield events, read_events
+
+
+def newest_events(folder: Path) -> Path | None:
+    """The folder of the newest event file in `folder` or not far below; a huge tree is looked at in part."""
+    found: list[tuple[float, Path]] = []
+    for looked, (place, folders, files) in enumerate(os.walk(folder), 1):
+        if looked > MOST_FOLDERS or len(Path(place).relative_to(folder).parts) >= DEEPEST:
+            folders.clear()
+        for name in (name for name in files if name.startswith(EVENTS)):
+            with suppress(OSError):  # gone meanwhile
+                found.append(((Path(place) / name).stat().st_mtime, Path(place)))
+    return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 
 
 def _number_in_name(state: Path) -> int:

@@ -11,7 +11,7 @@ from ..models.tiny import embedded_model_path
 from ..recipe import EMBEDDED
 from ..run import Run
 from .run_files import newest_checkpoint, object_in
-from .sources import find_run, run_around, unknown
+from .sources import find_run, placed, run_around, unknown
 from .weights import PICKLES, refuse_pickle
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
@@ -35,9 +35,10 @@ def find_target(where: str | Path, base: str | None = None) -> Target:
 
     RunError where nothing has this name or no weights are in it; ModelError for pickles, and for a base that cannot be told.
     """
-    text, path = str(where), Path(where).expanduser()
+    text = str(where)
     named = bool(_RUN_NAME.fullmatch(text)) and Run(text).path.is_dir()
-    if path.is_file() and not named:
+    path = Run(text).path if named else placed(text)
+    if path.is_file():
         if path.suffix.lower() in PICKLES:
             raise refuse_pickle(path)
         path = path.parent

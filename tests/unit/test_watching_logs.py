@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from adslm_helpers.errors import RunError
 from adslm_helpers.run import Run, write_json
 from adslm_helpers.watching import log_files
+from adslm_helpers.watching.analyze import analyze
 from adslm_helpers.watching.log_files import one_form, read_events, read_lines, read_state
 from adslm_helpers.watching.sources import find_run, read_log, run_names
 
@@ -143,6 +145,58 @@ def test_a_device_and_a_folder_without_logs_are_refused_and_never_read(tmp_path)
     for place in ("/dev/zero", tmp_path):
         with pytest.raises(RunError, match="No log of a training"):
             read_log(place)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\x00b", "~nobody-of-this-name/x", "a\nb", "/dev/null"])
+def test_a_name_that_can_be_none_is_a_message(name):
+    for ask in (read_log, find_run):
+        with pytest.raises(RunError, match="->"):
+            ask(name)
+
+
+def test_a_checkpoint_cut_off_gives_way_to_the_one_before(tmp_path):
+    shutil.copytree(BROKEN / "plain-trl", tmp_path / "out")
+    newest = tmp_path / "out" / "checkpoint-32" / "trainer_state.json"
+    newest.write_bytes(newest.read_bytes()[:900])
+    log = read_log(tmp_path / "out")
+    assert log.last_step == 16 and "cannot be read" in log.notes[0][1] and str(newest) in log.notes[0][1]
+
+
+def test_mutated_logs_give_rows_or_a_message(tmp_path):
+    """Bytes flipped, cut, doubled or replaced by what breaks parsers, in every kind of log there is."""
+    rng = random.Random(5)
+    sources = [path for path in BROKEN.rglob("*") if path.is_file() and path.name != "1"]
+    spoil = [
+        b"\x00",
+        b"NaN",
+        b"1e999",
+        b"-",
+        b'"\\ud800"',
+        b"[[",
+        b"{",
+        b"}",
+        b"\n",
+        b"null",
+        b"9" * 400,
+        b"\xff\xfe",
+        b'"step":-5',
+        b"true",
+    ]
+    for number in range(300):
+        source = rng.choice(sources)
+        content = bytearray(source.read_bytes())
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randrange(len(content) + 1)
+            content[place : place + rng.choice((0, 1, 5, 300))] = rng.choice(spoil)
+        path = tmp_path / str(number) / source.name
+        path.parent.mkdir()
+        path.write_bytes(content)
+        try:
+            analysis = analyze(path, lambda rows, beta: [])
+        except RunError:
+            continue
+        json.dumps(analysis.to_dict(), allow_nan=False)
+        assert analysis.lines() and all("step" in row for row in analysis.log.rows)
 
 
 def test_a_symlink_loop_is_no_log(tmp_path):
