@@ -110,10 +110,10 @@ def _nan_forward(row: dict) -> Finding:
 
 def _passing(rows: Rows, first: int) -> Finding:
     """Rows that are not finite, and finite ones after them: nothing was kept of those steps."""
-    train = [row for row in rows if "loss" in row]
-    bad = [row for row in train if _is_bad(row)]
-    row, late = rows[first], [one for one in bad if one["step"] > max(20, train[-1]["step"] // 10)]
-    overflow = all(math.isfinite(one["loss"]) for one in bad)
+    row, train = rows[first], [row for row in rows if "loss" in row or "grad_norm" in row]
+    bad = [one for one in train if _is_bad(one) or one is row]
+    late = [one for one in bad if one["step"] > max(20, train[-1]["step"] // 10)]
+    overflow = all(math.isfinite(one.get("loss", 1.0)) for one in bad) and row.get("loss") != 0.0
     many = len(bad) > max(5, len(train) // 20)
     stood = [one["step"] for before, one in pairwise(train) if one in bad and _same_rate(before, one)]
     evidence = [numbers_of(row), f"{len(bad)} of {len(train)} logs, last at step {bad[-1]['step']}"]

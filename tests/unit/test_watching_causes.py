@@ -92,6 +92,11 @@ def test_a_loss_of_nan_that_passes_is_a_batch():
     assert (found.kind, found.step, found.severity) == ("not_finite_for_a_while", 6, "warning")
 
 
+def test_a_single_zero_and_a_row_without_a_loss_are_bad_rows_too():
+    assert broken_numbers([*HEALTHY[:5], row(6, 0.0), *HEALTHY[6:]]).kind == "not_finite_for_a_while"
+    assert broken_numbers([*HEALTHY[:5], {"step": 6, "grad_norm": NAN}, *HEALTHY[6:]]).kind == "scaler_skipped"
+
+
 def test_an_evaluation_that_is_not_finite_beside_a_finite_training():
     evaluation = {"step": 10, "eval_loss": NAN, "eval_rewards/margins": NAN}
     found = nan_evaluation([*HEALTHY[:10], evaluation, *HEALTHY[10:]])
