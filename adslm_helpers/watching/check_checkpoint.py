@@ -150,9 +150,11 @@ def _facts(target: Target) -> ModelFacts | None:
         return CATALOG[target.base]
     config = local_config(target.base) if target.base else plain_config(target.folder)
     try:
-        return facts_from_config(config) if config else None
+        facts = facts_from_config(config) if config else None
     except (AttributeError, TypeError, ZeroDivisionError):
         return None
+    sizes = [facts.hidden, facts.layers, facts.intermediate, facts.vocabulary, facts.heads, facts.head_dim] if facts else [None]
+    return facts if all(isinstance(size, int) and 0 < size < 2**24 for size in sizes) else None
 
 
 def _own_prompts(target: Target, n: int) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from .run_files import object_in
 STATE, LLAMA_FACTORY = "trainer_state.json", "trainer_log.jsonl"
 MOST_FOLDERS = 2000
 DEEPEST = 3  # folders below the one asked for in which event files are looked for: output_dir/runs/DATE_HOST/
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 @dataclass
@@ -55,12 +53,19 @@ def run_names() -> list[str]:
 def find_run(name: str | Path) -> Run:
     """The run of this name, or in this folder; RunError, listing the runs there are, for another."""
     text = str(name)
-    run = Run(text) if _NAME.fullmatch(text) else None
-    if run is None or not run.path.is_dir():
-        run = run_around(placed(text))
+    run = named_run(text) or run_around(placed(text))
     if run is None or not run.path.is_dir():
         raise unknown(text)
     return run
+
+
+def named_run(name: str, root: Path | None = None) -> Run | None:
+    """The run of this name, where there is one."""
+    try:
+        run = Run(name, root)
+    except RunError:  # no name of a run: a path, perhaps
+        return None
+    return run if run.path.is_dir() else None
 
 
 def placed(name: str) -> Path:
@@ -79,8 +84,8 @@ def run_around(path: Path) -> Run | None:
     """The run that this folder is, or lies in: one of its checkpoints, its adapter, a snapshot."""
     here = path.resolve()
     for folder in (here, *here.parents[:3]):
-        if _NAME.fullmatch(folder.name) and "steps" in object_in(folder / "manifest.json"):
-            return Run(folder.name, folder.parent)
+        if "steps" in object_in(folder / "manifest.json"):
+            return named_run(folder.name, folder.parent)
     return None
 
 
@@ -107,7 +112,7 @@ def read_log(where: str | Path) -> Log:
     Raises RunError where nothing has this name, nothing in it is a log, or the log is empty.
     """
     text = str(where)
-    run = Run(text) if _NAME.fullmatch(text) and Run(text).path.is_dir() else None
+    run = named_run(text)
     path = run.path if run else placed(text)
     if run is None and ((path / "manifest.json").is_file() or path.resolve().name == "training"):
         run = run_around(path)

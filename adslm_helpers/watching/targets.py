@@ -11,12 +11,11 @@ from ..models.tiny import embedded_model_path
 from ..recipe import EMBEDDED
 from ..run import Run
 from .run_files import newest_checkpoint, object_in
-from .sources import find_run, placed, run_around, unknown
+from .sources import named_run, placed, run_around, unknown
 from .weights import PICKLES, refuse_pickle
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_RUN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,13 @@ def find_target(where: str | Path, base: str | None = None) -> Target:
     RunError where nothing has this name or no weights are in it; ModelError for pickles, and for a base that cannot be told.
     """
     text = str(where)
-    named = bool(_RUN_NAME.fullmatch(text)) and Run(text).path.is_dir()
-    path = Run(text).path if named else placed(text)
+    named = named_run(text)
+    path = named.path if named else placed(text)
     if path.is_file():
         if path.suffix.lower() in PICKLES:
             raise refuse_pickle(path)
         path = path.parent
-    run = find_run(text) if named else run_around(path)
-    folder = run.path if named and run else path
+    run, folder = named or run_around(path), path
     if not folder.is_dir():
         raise unknown(text)
     found = _weights_in(folder)
