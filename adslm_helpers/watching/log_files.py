@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -18,6 +19,7 @@ MOST_ROWS = 100_000
 EVENTS = "events.out.tfevents."
 _STEP = ("step", "global_step", "current_steps", "train/global_step")
 _RENAMED = {"lr": "learning_rate"}
+_PRINTED = re.compile(rb"\{'[^{}]{1,4000}\}")
 _METRIC = re.compile("loss|grad_norm|learning_rate|rewards/|logps/|accurac|runtime")
 _NO_METRIC = {*_STEP, "total_steps", "percentage", "not_finite", "memory_gib"}
 
@@ -41,7 +43,7 @@ class Logged:
 
 
 def read_lines(path: Path) -> Logged:
-    """A file with one JSON object a line: history.jsonl, or LLaMA-Factory's trainer_log.jsonl."""
+    """A file with one log a line: history.jsonl, LLaMA-Factory's trainer_log.jsonl, or what a trainer printed on the console."""
     logged, broken, total = Logged([]), [], None
     with open(path, "rb") as file:
         for number, value, whole in json_lines(file):
@@ -77,7 +79,7 @@ def json_lines(file: BinaryIO) -> Iterator[tuple[int, Any, bool]]:
             yield number, None, True
         elif line.strip():
             value = parsed(line)
-            yield number, value, whole or value is not None
+            yield number, printed(line) if value is None else value, whole or value is not None
 
 
 def parsed(text: bytes) -> Any:
@@ -86,6 +88,19 @@ def parsed(text: bytes) -> Any:
         return json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
+
+
+def printed(line: bytes) -> dict | None:
+    """The dict that a trainer printed: {'loss': 0.6931, 'grad_norm': nan, ...}, perhaps after a progress bar; None where there is none."""
+    found = _PRINTED.search(line)
+    if found is None:
+        return None
+    text = re.sub(r"\b(nan|inf)\b", r"'\1'", found[0].decode("utf-8", "replace").replace("'nan'", "nan").replace("'inf'", "inf"))
+    try:
+        value = ast.literal_eval(text.replace("-'inf'", "'-inf'"))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def read_state(path: Path) -> Logged:

@@ -108,7 +108,7 @@ def read_log(where: str | Path) -> Log:
     """The log of a run (by name), a folder or a file.
 
     Understood: runs of ours; history.jsonl; trainer_state.json of transformers, TRL, axolotl, LLaMA-Factory; LLaMA-Factory's
-    trainer_log.jsonl; TensorBoard event files; and folders that hold any of these, also in checkpoint-N/ or runs/.
+    trainer_log.jsonl; TensorBoard event files; what a trainer printed, in a text file; and folders that hold any of these, also in checkpoint-N/ or runs/.
     Raises RunError where nothing has this name, nothing in it is a log, or the log is empty.
     """
     text = str(where)

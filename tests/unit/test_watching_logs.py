@@ -105,6 +105,25 @@ def test_of_a_step_done_twice_the_later_attempt_counts(tmp_path):
     assert log.restarts == [(5, 3)]
 
 
+def test_the_console_output_of_a_trainer_is_a_log_too(tmp_path):
+    """Often all that is left; transformers 5 prints its numbers as text."""
+    path = tmp_path / "nohup.log"
+    path.write_text(
+        "Loading checkpoint shards: 100%\n{'loss': 0.6931, 'grad_norm': 1.2, 'epoch': 0.1}\n"
+        "  5%|5         | 2/40 [00:03<01:01]{'loss': '0.0', 'grad_norm': 'nan', 'epoch': '0.2'}\r\n"
+        "{'loss': 0.0, 'grad_norm': nan, 'rewards/chosen': -inf, 'epoch': 0.3}\n{'eval_loss': nan}\n"
+        "{'loss': __import__('os').abort()}\n{'text': 'no log'}\n"
+    )
+    log = read_log(path)
+    assert [row.get("loss", row.get("eval_loss")) for row in log.rows[:3]] == [0.6931, 0.0, 0.0] and len(log.rows) == 4
+    assert (
+        math.isnan(log.rows[1]["grad_norm"])
+        and log.rows[2]["rewards/chosen"] == -math.inf
+        and math.isnan(log.rows[3]["eval_loss"])
+    )
+    assert "3 lines are no log rows" in log.notes[0][1] and "counted" in log.notes[1][1]
+
+
 def test_a_log_without_steps_is_counted(tmp_path):
     path = tmp_path / "log.json"
     path.write_text('[{"loss": 0.7}, {"loss": 0.6}, "text", {"note": "no number"}]')
