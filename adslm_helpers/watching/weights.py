@@ -119,15 +119,12 @@ def _opened(path: Path) -> Any:
 
 def _judged(piece: Any, shape: tuple[int, ...]) -> tuple[bool, bool]:
     """(all finite, all zero) of one tensor, by rows that fit into memory."""
-    if not shape:
-        values = piece[...]
-        return bool(values.isfinite().all()), not bool(values.any())
     rows = max(1, _AT_ONCE // max(1, math.prod(shape[1:])))
+    pieces = (piece[start : start + rows] for start in range(0, shape[0], rows)) if shape else (piece[...],)
     finite, empty = True, True
-    for start in range(0, shape[0], rows):
-        values = piece[start : start + rows]
-        if values.is_floating_point():
-            finite &= bool(values.isfinite().all())
+    for values in pieces:
+        values = values.float() if values.is_floating_point() else values  # float8 knows neither question
+        finite &= bool(values.isfinite().all())
         empty &= not bool(values.any())
     return finite, empty
 

@@ -158,6 +158,25 @@ def test_a_pickle_is_never_opened(adapter, tmp_path, nothing_is_loaded):
     assert not (tmp_path / "run-by-pickle").exists()
 
 
+def test_every_kind_of_tensor_is_looked_at_piece_by_piece(tmp_path, monkeypatch):
+    from adslm_helpers.watching import weights
+
+    monkeypatch.setattr(weights, "_AT_ONCE", 8)
+    late = torch.zeros(10, 4)
+    late[9, 3] = float("nan")
+    small = torch.ones(3, dtype=torch.float8_e4m3fn)
+    tensors = {
+        "late": late,
+        "scalar": torch.tensor(2.0),
+        "none": torch.zeros(0, 4),
+        "zero": torch.zeros(9, 2, dtype=torch.int8),
+        "float8": small,
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = weights.read_weights([tmp_path / "model.safetensors"])
+    assert found.not_finite == ("late",) and set(found.zero) == {"none", "zero"} and found.numbers == 40 + 1 + 18 + 3
+
+
 def test_what_does_not_fit_into_memory_is_refused_with_both_numbers(adapter, nothing_is_loaded):
     with pytest.raises(ModelError, match=r"needs 0\.\d GiB, 0\.1 GiB are free"):
         check_checkpoint(adapter, limit_gib=0.1)
