@@ -85,6 +85,25 @@ def test_degenerate_answers_are_flagged(adapter, monkeypatch):
     assert looks(check)["texts"] is False and "2 of 2 are broken" in "\n".join(check.lines())
 
 
+def test_a_text_that_is_only_long_is_broken_by_the_recipe_of_its_run_alone(run, adapter, model_folder, monkeypatch):
+    from adslm_helpers.models.generation import Generated
+
+    texts = iter(f"電動自転車で通勤を軽やかに。試乗のご予約は{number}日まで受け付けています。" for number in range(100))
+    asked = []
+    monkeypatch.setattr(
+        module,
+        "generate_texts",
+        lambda model, tokenizer, prompts, **options: (
+            asked.append(options["max_new_tokens"]) or [Generated(next(texts), 9, False) for _ in prompts]
+        ),
+    )
+    assert looks(check_checkpoint(adapter, n=2))["texts"] and asked[-1] == 96
+    run.update(model={"name": str(model_folder)})
+    shutil.copytree(adapter, run.training / "adapter")
+    write_json(run.training / "recipe.json", {"max_new_tokens": 12})
+    assert not looks(check_checkpoint("t", n=2))["texts"] and asked[-1] == 12
+
+
 def test_an_adapter_that_changes_nothing_is_said(adapter):
     """LoRA's B starts at zero; it stays there when nothing was trained."""
     change(adapter, lambda name, tensor: tensor * ("lora_B" not in name))
