@@ -20,6 +20,8 @@ EPILOG = """\
   adslm setup                                   何があるか / what is there
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
   adslm train --run spring                      DPO で学習 / tune by DPO
+  adslm monitor spring                          別の画面で見る / watch it from another terminal
+  adslm analyze spring                          何が起きたか / what happened, and why
   adslm evaluate --run spring                   前と後を比べる / before against after
   adslm export --run spring                     持ち出す / take it away
   adslm chat --run spring --prompt "..."        書かせてみる / let it write
@@ -97,7 +99,25 @@ def build_parser() -> argparse.ArgumentParser:
         run=True,
         recipe=True,
     )
-    command.add_argument("--fresh", action="store_true", help="終わっていても学習し直す / train again even if done")
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--fresh", action="store_true", help="終わっていても学習し直す / train again even if done")
+    either.add_argument(
+        "--resume", metavar="RUN", default="", help="途中の学習を、そのレシピのまま続ける / go on with what RUN was started with"
+    )
+    command = _verb(kinds, "monitor", verbs.monitor, "学習の様子を別の画面で見る / watch a training from another terminal")
+    command.add_argument("name", nargs="?", default="quickstart", help="実行の名前かフォルダー / name or folder of a run")
+    command.add_argument("--once", action="store_true", help="一度だけ表示する / look once instead of following")
+    command = _verb(kinds, "analyze", verbs.analyze, "学習の記録を読み解く / what a finished or broken training's logs say")
+    command.add_argument(
+        "where",
+        help="実行の名前、フォルダー、trainer_state.json、TensorBoard など / run, folder, trainer_state.json, TensorBoard events",
+    )
+    command = _verb(kinds, "check", verbs.check, "チェックポイントを CPU で試す / try a checkpoint or an export on the CPU")
+    command.add_argument("where", help="チェックポイント、アダプター、書き出し / checkpoint, adapter, export or model folder")
+    command.add_argument("--prompt", action="append", default=[], help="依頼文（何度でも）/ a brief; may be repeated")
+    command.add_argument("--base", help="ベースのモデル / base model, where the files do not name it")
+    command.add_argument("--n", type=int, default=4, help="依頼文の数 / how many briefs (default: 4)")
+    command.add_argument("--memory", type=float, metavar="GIB", help="使ってよいメモリ / memory that it may take")
     _verb(kinds, "evaluate", verbs.evaluate, "学習前後を比べる / compare before and after on held-out briefs", run=True)
     command = _verb(kinds, "export", verbs.export, "持ち出す / adapter, merged model, card and checksums", run=True)
     command.add_argument("--kind", choices=("folder", "zip", "drive"), default="folder", help="形 / form (default: folder)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -50,13 +51,24 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     from .environment.device import configure_mps_environment
 
     configure_mps_environment()
+    from .training.mirror_state import mirror_line
+    from .training.restore import restore_run
+    from .training.resume import started_recipe
     from .training.train import expected_steps
     from .training.train import train as train_run
     from .widgets.live import live_view
 
-    run, recipe = Run(arguments.run), _recipe(arguments, Run(arguments.run))
-    result = train_run(run, recipe, [live_view(expected_steps(run, recipe))], fresh=arguments.fresh)
+    run = Run(arguments.resume or arguments.run)
+    restore_run(run, say=print)  # before the recipe is asked for: on a new machine it is not here yet
+    recipe = started_recipe(run) if arguments.resume and not _changes(arguments) else _recipe(arguments, run)
+    view = live_view(expected_steps(run, recipe), notes=[lambda: mirror_line(run.training)])
+    result = train_run(run, recipe, [view], fresh=arguments.fresh, resume=bool(arguments.resume), say=print)
     return asdict(result), result.lines()
+
+
+def _changes(arguments: argparse.Namespace) -> bool:
+    """Whether the command line asks for another recipe than the run's own."""
+    return bool(arguments.preset or arguments.model or arguments.set)
 
 
 def evaluate(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -73,6 +85,33 @@ def export(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
     result = export_run(Run(arguments.run), arguments.target, arguments.kind, merged=not arguments.no_merged)
     return asdict(result), result.lines()
+
+
+def monitor(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm monitor`."""
+    from .watching.monitor import monitor as look
+    from .watching.screen import follow
+
+    snapshot = look(arguments.name) if arguments.once or arguments.json else follow(arguments.name)
+    return snapshot.to_dict(), snapshot.lines()
+
+
+def analyze(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm analyze`."""
+    from .watching.analyze import analyze as diagnose
+
+    analysis = diagnose(arguments.where)
+    return analysis.to_dict(), analysis.lines()
+
+
+def check(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm check`."""
+    from .watching.check_checkpoint import check_checkpoint
+
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    options = {"base": arguments.base, "n": arguments.n, "limit_gib": arguments.memory, "say": say}
+    found = check_checkpoint(arguments.where, arguments.prompt, **options)
+    return found.to_dict(), found.lines()
 
 
 def chat(arguments: argparse.Namespace) -> tuple[Any, list[str]]:

@@ -123,7 +123,7 @@ def _try(run: Run, attempt: _Attempt, callbacks: Sequence[Any], resume: bool) ->
         HistoryCallback(run.training / HISTORY),
         finite,
         LearningRate(recipe.learning_rate),
-        *tensorboard_callback(run.training / "events", start),
+        *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
     done_by_us: list[str] = []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from ..environment.device import memory_in_use
-from ..run import write_jsonl
+from ..errors import AdslmError
+from ..run import write_json, write_jsonl
 from .finite import NumberGuard
-from .history import append_row, read_history
+from .history import PROGRESS, Alarm, append_row, read_alarms, read_history
 
 
 class HistoryCallback(TrainerCallback):
@@ -27,6 +29,7 @@ class HistoryCallback(TrainerCallback):
         self._started = time.monotonic()
         kept = [row for row in read_history(self.path) if row["step"] <= state.global_step] if state.global_step else []
         write_jsonl(self.path, kept)
+        write_json(self.path.with_name(PROGRESS), {"total_steps": state.max_steps})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         numbers = {key: _number(value) for key, value in (logs or {}).items()}
@@ -78,18 +81,52 @@ class LearningRate(TrainerCallback):
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the log shows
 
 
-def tensorboard_callback(folder: Path, resumed_at: int = 0) -> list[TrainerCallback]:
-    """A callback that writes TensorBoard events to `folder`; an empty list where TensorBoard is not installed.
-
-    What earlier attempts wrote there past the step `resumed_at` is done again, and TensorBoard is told to hide it.
-    """
+def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
+    """A callback that writes TensorBoard events to `folder`, the alarms as text among them; an empty list where TensorBoard is not installed."""
     from transformers.integrations import TensorBoardCallback
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return []
-    return [TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(folder), purge_step=resumed_at + 1))]
+
+    class EventsCallback(TensorBoardCallback):
+        """transformers' own, in our folder also for an evaluation after the end, and without what a further attempt does again."""
+
+        first_step, told = None, 0
+
+        def _init_summary_writer(self, args: Any, log_dir: str | None = None) -> None:
+            self.tb_writer = SummaryWriter(log_dir=str(folder), purge_step=self.first_step)
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first_step = state.global_step + 1
+            self.told = len(_alarms(folder.parent))
+            super().on_train_begin(args, state, control, **kwargs)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+            super().on_log(args, state, control, logs=logs, **kwargs)
+            self._tell(state)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._tell(state)
+            super().on_train_end(args, state, control, **kwargs)
+            self.first_step = None  # nothing is purged by the writer of a later evaluation
+
+        def _tell(self, state: Any) -> None:
+            if state.is_world_process_zero and self.tb_writer is not None:
+                alarms = _alarms(folder.parent)
+                for alarm in alarms[self.told :]:
+                    self.tb_writer.add_text("alarms", alarm.line(), alarm.step)
+                self.told = len(alarms)
+
+    return [EventsCallback()]
+
+
+def _alarms(training: Path) -> list[Alarm]:
+    """The alarms so far; none where the file cannot be read: TensorBoard is for looking, it stops no run."""
+    with suppress(OSError, AdslmError):
+        return read_alarms(training)
+    return []
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,8 @@ from ..errors import RunError
 from ..json_files import json_value
 
 HISTORY, ALARMS = "history.jsonl", "alarms.jsonl"
+PROGRESS = "progress.json"
+"""{"total_steps": n}, written when a training begins, for whoever watches from outside."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,14 @@ def write_alarm(training: Path, alarm: Alarm) -> None:
 
 
 def read_alarms(training: Path) -> list[Alarm]:
-    """The alarms of a training folder, oldest first."""
-    return [Alarm(**row) for row in read_history(training / ALARMS)]
+    """The alarms of a training folder, oldest first; raises RunError for a file that is not ours."""
+    try:
+        return [Alarm(**row) for row in read_history(training / ALARMS)]
+    except TypeError as error:
+        raise RunError(
+            f"{training / ALARMS} は警告の記録の形ではありません（{error}）。→ そのファイルを別の名前にしてください。",
+            f"{training / ALARMS} does not hold alarms ({error}). -> Give that file another name.",
+        ) from None
 
 
 def read_history(path: Path) -> list[dict]:

@@ -19,7 +19,7 @@ from adslm_helpers.road import ROAD, NotebookError
 from adslm_helpers.run import Run
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["setup", "dataset", "train", "evaluate", "export", "chat", "run"]
+VERBS = ["setup", "dataset", "train", "monitor", "analyze", "check", "evaluate", "export", "chat", "run"]
 ROW = '{"prompt": "依頼%d", "chosen": "良い文%d", "rejected": "悪い文%d"}\n'
 
 
@@ -33,7 +33,7 @@ def options() -> set[str]:
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
 
-def test_the_verbs_are_those_of_the_notebooks_and_three_more():
+def test_the_verbs_are_those_of_the_notebooks_and_those_that_look():
     assert list(verbs()) == VERBS
 
 
