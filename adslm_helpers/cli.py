@@ -22,6 +22,7 @@ EPILOG = """\
   adslm train --run spring                      DPO で学習 / tune by DPO
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
+  adslm check runs/spring/training/adapter      試し書き / a few texts from a checkpoint, on the CPU
   adslm evaluate --run spring                   前と後を比べる / before against after
   adslm export --run spring                     持ち出す / take it away
   adslm chat --run spring --prompt "..."        書かせてみる / let it write

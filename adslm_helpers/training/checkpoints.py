@@ -142,7 +142,7 @@ def set_train_batch_size(checkpoint: Path, size: int) -> None:
     Cut off anywhere, the checkpoint stays valid: between the two states its seal knows both. Its time of change stays as it was, for by
     that the trainer finds the oldest ones to remove.
     """
-    state = read_json(checkpoint / _STATE)
+    state = _state(checkpoint)
     if state.get("train_batch_size") == size:
         return
     times = checkpoint.stat()
@@ -157,7 +157,7 @@ def set_train_batch_size(checkpoint: Path, size: int) -> None:
 
 def is_finished(checkpoint: Path) -> bool:
     """Whether the training had taken its last step here."""
-    state = read_json(checkpoint / _STATE)
+    state = _state(checkpoint)
     return 0 < state["max_steps"] <= state["global_step"]
 
 
@@ -206,6 +206,11 @@ def save_adapter(trainer: Any, tokenizer: Any, target: Path) -> None:
     trainer.save_model(str(partial))
     tokenizer.save_pretrained(partial)
     os.rename(partial, target)
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state as it wrote it: a logged NaN stands there as it is no JSON. The seal vouches for the file."""
+    return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
 
 
 def _files(checkpoint: Path) -> list[Path]:
