@@ -114,13 +114,6 @@ def discard_unusable(training: Path) -> list[Unusable]:
     return told
 
 
-def clear_up(training: Path) -> list[str]:
-    """`discard_unusable`, and what a killed process left of files that it was writing; what there is to say, in bilingual lines."""
-    for folder in (training.parent, training):
-        remove_temporary(folder)
-    return [found.line() for found in discard_unusable(training)]
-
-
 def remove_checkpoint(path: Path) -> None:
     """Deletes a checkpoint, its seal first: cut off midway, what is left does not pass for one."""
     (path / SEAL).unlink(missing_ok=True)

@@ -17,12 +17,12 @@ from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, write_json
 from ..run_lock import run_lock
-from .checkpoints import clear_up, last_valid, save_adapter, seal_callback, step_of, train_from
+from .checkpoints import discard_unusable, last_valid, save_adapter, seal_callback, step_of, train_from
 from .history import HISTORY, read_history
 from .interrupt import Interruption, interrupted, told_how_to_go_on
 from .preflight import checked_trainer
 from .prompts import encode_pairs
-from .resume import note_start, refuse_another, same_training, set_aside, training_fingerprint
+from .resume import bring_back, note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
 from .storage import storage_told
 from .trl_api import build_trainer, readable_checkpoints
@@ -73,7 +73,7 @@ def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: 
 
     The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted or killed training with the same recipe and
     data goes on from its last valid checkpoint; any other earlier training of the run is kept beside it under training-1, training-2,
-    ... `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
+    ..., and taken up again when its recipe is asked for again. `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
     Raises RunError (no dataset, another process at work), RecipeError (preset does not fit the machine), ModelError, TrainingError (also
     when the disk is full), Interrupted.
     """
@@ -87,10 +87,11 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     check_preset_fits(recipe, probe)
     plan = plan_run(recipe, probe)
     fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
+    kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):
-        return done
+        return replace(done, kept=kept)
     resumable = not fresh and same_training(run, fingerprint)
-    kept = clear_up(run.training) if resumable else set_aside(run.training)
+    kept += [found.line() for found in discard_unusable(run.training)] if resumable else set_aside(run.training)
     for line in kept:
         _log.warning(line)
     with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):

@@ -181,6 +181,9 @@ def test_another_recipe_keeps_the_unfinished_training_up_to_its_last_checkpoint(
         train(run, recipe, [StopAt(5)])
     result = train(run, recipe_from_dict({**recipe.to_dict(), "max_steps": 1}))
     assert "up to step 4" in result.lines()[1] and last_valid(run.path / "training-1").name == "checkpoint-4"
+    back = train(run, recipe)
+    assert back.resumed_from == 4 and "Back to the same training" in " ".join(back.lines())
+    assert (run.path / "training-2" / "result.json").is_file()
 
 
 def test_a_second_process_is_refused_before_it_changes_anything(run, recipe):
