@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..environment.device import memory_in_use
-from ..errors import TrainingError
 from ..run import write_jsonl
+from .finite import NumberGuard
 from .history import append_row, read_history
 
 
@@ -40,7 +40,9 @@ class HistoryCallback(TrainerCallback):
 
 
 class FiniteGuard(TrainerCallback):
-    """Stops before the optimizer step when the gradients are not finite: one NaN would turn every adapter weight to NaN."""
+    """Hands the trainer's steps to a `finite.NumberGuard`, which is made when the trainer is there."""
+
+    guard: NumberGuard | None = None
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
@@ -50,21 +52,30 @@ class FiniteGuard(TrainerCallback):
             bare = getattr(optimizer, "optimizer", optimizer)
             bare.register_step_pre_hook(lambda *_: self.on_pre_optimizer_step(args, state, control, model=model))
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        import torch
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.guard:
+            self.guard.begin_step()
 
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
-        if math.isfinite(norm):
-            return
-        for parameter in model.parameters():
-            parameter.grad = None
-        raise TrainingError(
-            f"ステップ {state.global_step + 1} で勾配が有限の数ではなくなりました（{norm}）。重みはまだ壊れていません。"
-            "→ dtype を 'float32' にするか、learning_rate を半分にしてください。",
-            f"At step {state.global_step + 1} the gradients are not finite ({norm}). No weight is harmed yet. "
-            "-> Set dtype to 'float32', or halve learning_rate.",
-        )
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.guard:
+            self.guard.look_at_gradients(model)
+
+
+class LearningRate(TrainerCallback):
+    """Sets the recipe's learning rate anew when a training begins: a checkpoint brings back the one it was written with."""
+
+    def __init__(self, learning_rate: float):
+        self.learning_rate = learning_rate
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        scheduler.base_lrs = [self.learning_rate for _ in scheduler.base_lrs]
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["initial_lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the log shows
 
 
 def tensorboard_callback(folder: Path, resumed_at: int = 0) -> list[TrainerCallback]:

@@ -129,8 +129,8 @@ def _finite_no_grad(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> C
     import torch
 
     model.eval()
-    with torch.no_grad(), _autocast(model, plan):
-        broken = _forward(model, batch)[1]
+    with torch.no_grad(), autocast(model, plan):
+        broken = scored_forward(model, batch)[1]
     return _count(
         "finite_no_grad", broken, "勾配なしで、有限でない数の個数", "numbers that are not finite, forward without gradients"
     )
@@ -141,10 +141,10 @@ def _training_step(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> li
     import torch
 
     model.train()
-    with _autocast(model, plan):
+    with autocast(model, plan):
         with torch.no_grad(), model.disable_adapter():
-            reference = _forward(model, batch)[0].chunk(2)
-        logps, broken = _forward(model, batch)
+            reference = scored_forward(model, batch)[0].chunk(2)
+        logps, broken = scored_forward(model, batch)
         loss = dpo_loss(*logps.chunk(2), *reference, beta=0.1)[0].mean()
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -172,10 +172,10 @@ def _same_as_cpu(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> Chec
         return Check("same_as_cpu", True, None, limit, ja, en)
     model.eval()
     with torch.no_grad():
-        with _autocast(model, plan):
-            here = _forward(model, batch)[0].cpu()
+        with autocast(model, plan):
+            here = scored_forward(model, batch)[0].cpu()
         with float32_on_cpu(model):
-            there = _forward(model, batch, device="cpu")[0]
+            there = scored_forward(model, batch, device="cpu")[0]
     ja, en = "CPU の float32 との対数確率の差（nats、最大）", "largest log-probability difference to float32 on the CPU, in nats"
     return _measure("same_as_cpu", (here - there).abs().max().item(), limit, ja, en)
 
@@ -198,7 +198,7 @@ def _left_padding(model: Any, prompt_ids: list[int], tokenizer: Any, plan: Devic
     mask = torch.ones_like(padded)
     mask[1, : len(padding)] = 0
     model.eval()
-    with torch.no_grad(), _autocast(model, plan):
+    with torch.no_grad(), autocast(model, plan):
         together, there = _greedy(model, padded, mask, tokenizer)
         alone, here = _greedy(model, padded[1:, len(padding) :], mask[1:, len(padding) :], tokenizer)
     off = [0.0 if bool(step.amax(-1).isfinite().all()) else math.inf for step in (*there, *here)]  # NaN is answered by token 0
@@ -227,7 +227,7 @@ def _greedy(model: Any, input_ids: Tensor, attention_mask: Tensor, tokenizer: An
     return output.sequences[:, input_ids.shape[1] :].tolist(), [step.float() for step in output.scores]
 
 
-def _forward(model: Any, batch: dict[str, Tensor], device: Any = None) -> tuple[Tensor, int]:
+def scored_forward(model: Any, batch: dict[str, Tensor], device: Any = None) -> tuple[Tensor, int]:
     """Summed log-probabilities of the first tokens of every response, [2B], and how many numbers at real tokens are not finite.
 
     The logits of all other tokens are never built: the hidden states are cut down on their way into the head.
@@ -257,7 +257,7 @@ def _forward(model: Any, batch: dict[str, Tensor], device: Any = None) -> tuple[
     return torch.zeros(len(input_ids), device=logps.device).index_add(0, rows, logps), broken
 
 
-def _autocast(model: Any, plan: DevicePlan) -> Any:
+def autocast(model: Any, plan: DevicePlan) -> Any:
     """What the trainer computes in: its AMP mode, or nothing."""
     import torch
 

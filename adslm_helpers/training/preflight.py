@@ -16,6 +16,7 @@ from ..recipe import DpoRecipe
 from ..run import Run, read_json
 from .checks import Check, run_checks
 from .prompts import EncodedPair
+from .remedies import out_of_memory
 
 # Tokens are the same in every precision: loading the model again would only cost time.
 _OF_ANY_PRECISION = ("one_eos",)
@@ -136,10 +137,12 @@ def checked_trainer(
 
 
 def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan, pairs: Sequence[EncodedPair]) -> list[Check]:
-    """The checks; where torch gives up (no kernel for this dtype, no memory), one that failed and says so."""
+    """The checks; where torch gives up (no kernel for this dtype), one that failed and says so."""
     try:
         return run_checks(trainer, tokenizer, plan, pairs)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise  # another precision is no cure that the user asked for; a smaller batch is
         text = " ".join(str(error).split())[:160]
         return [Check("runs", False, 1.0, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
 

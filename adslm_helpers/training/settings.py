@@ -42,12 +42,10 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "eval_strategy": "steps",
         "eval_steps": evaluate_every,
         "save_strategy": "steps",
-        "save_steps": evaluate_every if recipe.load_best_model_at_end else recipe.save_steps,
+        "save_steps": recipe.save_steps,
         "save_total_limit": 2,
         "save_only_model": False,
-        "load_best_model_at_end": recipe.load_best_model_at_end,
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
+        "load_best_model_at_end": False,  # it would go by the loss alone
         "report_to": [],  # TensorBoard is handed in as a callback: the argument for its folder is gone from transformers 5.15
         "disable_tqdm": True,
         "remove_unused_columns": False,

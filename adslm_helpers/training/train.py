@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,21 +10,17 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import check_preset_fits
 from ..environment.machine import probe_machine
-from ..errors import TrainingError
-from ..models.loading import LoadedModel, load_model
 from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, write_json
 from ..run_lock import run_lock
-from .checkpoints import discard_unusable, last_valid, save_adapter, seal_callback, step_of, train_from
+from .attempts import read_recoveries, train_until_done
+from .checkpoints import discard_unusable, last_valid, save_adapter
 from .history import HISTORY, read_history
-from .interrupt import Interruption, interrupted, told_how_to_go_on
-from .preflight import checked_trainer
-from .prompts import encode_pairs
+from .interrupt import told_how_to_go_on
 from .resume import bring_back, note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
 from .storage import storage_told
-from .trl_api import build_trainer, readable_checkpoints
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +44,11 @@ class RunResult:
     done_by_us: list[str] = field(default_factory=list)
     """What the installed TRL lacks and was done another way, in words."""
     kept: list[str] = field(default_factory=list)
-    """What was found of earlier attempts and what became of it, in words."""
+    """What was found of earlier trainings and checkpoints and what became of it, in words."""
     preflight: dict[str, Any] = field(default_factory=dict)
     """The precision that was trained in, and why the ones before it were rejected."""
+    recoveries: list[dict[str, Any]] = field(default_factory=list)
+    """How often the training went on by itself after something went wrong, and how: rows of recoveries.jsonl."""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -63,6 +60,7 @@ class RunResult:
             )
         if self.resumed_from:
             told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
+        told += [f"自動の復旧 / recovered at step {row['step']}: {row['ja']} / {row['en']}" for row in self.recoveries]
         names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
         told += [f"{label}: {self.final[key]:.3f}" for key, label in names.items() if key in self.final]
         return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
@@ -97,76 +95,35 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):
         note_start(run, recipe, fingerprint)
         write_json(run.training / "recipe.json", plan.recipe.to_dict())
-        loaded = load_model(plan.recipe)
-        loaded.notes += [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
-        run.update(recipe=recipe.to_dict(), model=loaded.record(), plan=plan.to_dict())
-        notes["model"] = loaded.name
-        result = replace(_train(run, plan.recipe, loaded, callbacks, fingerprint, resume=resumable), kept=kept)
+        run.update(recipe=recipe.to_dict(), plan=plan.to_dict())
+        result = _train(run, recipe, plan.recipe, callbacks, fingerprint, resume=resumable)
+        changed = [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
+        result = replace(result, choice=[*result.choice, *changed], kept=kept)
+        notes["model"] = result.model
         write_json(run.training / "result.json", asdict(result))
         notes |= {"final": result.final, "preflight": result.preflight}
     return result
 
 
-def _train(
-    run: Run, recipe: DpoRecipe, loaded: LoadedModel, callbacks: Sequence[Any], fingerprint: str, resume: bool
-) -> RunResult:
-    from .callbacks import FiniteGuard, HistoryCallback, tensorboard_callback
-
-    sides = {
-        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
-        for side in ("train", "eval")
-    }
-    for side, encoded in sides.items():
-        if not encoded.pairs:
-            reasons = "\n".join(encoded.lines(side))
-            raise TrainingError(
-                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
-                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
-            )
-    checkpoint = last_valid(run.training) if resume else None
-    interruption = Interruption()
-    watchers = (
-        seal_callback(),
-        interruption.callback(),
-        HistoryCallback(run.training / HISTORY),
-        FiniteGuard(),
-        *tensorboard_callback(run.training / "events", step_of(checkpoint) if checkpoint else 0),
-        *callbacks,
-    )
-    pairs, done_by_us = (sides["train"].pairs, sides["eval"].pairs), []
-
-    def build(one: LoadedModel) -> Any:
-        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
-        return trainer
-
-    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
-    write_json(run.training / "preflight.json", report.to_dict())
-    if report.rejected:  # whoever loads the tuned model later must not take the precision that failed
-        write_json(run.training / "recipe.json", replace(recipe, dtype=loaded.plan.dtype).to_dict())
-        run.update(model=loaded.record())
-    started = time.monotonic()
-    with readable_checkpoints(), interruption.listening():
-        train_from(trainer, checkpoint)
-    if interruption.asked:
-        raise interrupted(run.training)
-    seconds = time.monotonic() - started
-    if not _evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY)):
-        trainer.evaluate()
+def _train(run: Run, asked: DpoRecipe, planned: DpoRecipe, callbacks: Sequence[Any], fingerprint: str, resume: bool) -> RunResult:
+    outcome = train_until_done(run, asked, planned, callbacks, last_valid, resume)
+    trainer, loaded = outcome.trainer, outcome.loaded
     save_adapter(trainer, loaded.tokenizer, run.training / "adapter")
     return RunResult(
         run=run.name,
         model=loaded.name,
         adapter=str(run.training / "adapter"),
         steps=trainer.state.global_step,
-        seconds=round(seconds, 2),
-        resumed_from=step_of(checkpoint) if checkpoint else 0,
+        seconds=round(outcome.seconds, 2),
+        resumed_from=outcome.resumed_from,
         final=_last_evaluation(read_history(run.training / HISTORY)),
-        pairs={side: len(encoded.pairs) for side, encoded in sides.items()},
-        dropped={side: dict(encoded.dropped) for side, encoded in sides.items()},
+        pairs={side: len(encoded.pairs) for side, encoded in outcome.sides.items()},
+        dropped={side: dict(encoded.dropped) for side, encoded in outcome.sides.items()},
         fingerprint=fingerprint,
         choice=loaded.lines(),
-        done_by_us=done_by_us,
-        preflight=report.summary(),
+        done_by_us=outcome.done_by_us,
+        preflight=outcome.report.summary(),
+        recoveries=read_recoveries(run),
     )
 
 
@@ -178,10 +135,6 @@ def expected_steps(run: Run, recipe: DpoRecipe) -> int:
 def _last_evaluation(history: list[dict]) -> dict[str, float]:
     rows = [row for row in history if "eval_loss" in row]
     return {key: value for key, value in rows[-1].items() if key.startswith("eval_")} if rows else {}
-
-
-def _evaluated_at(step: int, history: list[dict]) -> bool:
-    return any("eval_loss" in row and row["step"] == step for row in history)
 
 
 def _finished(run: Run, fingerprint: str) -> RunResult | None:

@@ -19,6 +19,8 @@ from ..environment.packages import hide_kernel_notice
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from ..training.history import Alarm
+
 REDRAW_SECONDS = 2.0
 DRAWING_SHARE = 0.05  # a redraw costs a third of a second of the CPU that trains, so it may take at most this share of the time
 BAR_SECONDS = 0.3
@@ -51,6 +53,9 @@ def live_view(total_steps: int | None = None) -> TrainerCallback:
             if state.is_world_process_zero:
                 view.end(state.global_step)
 
+        def on_alarm(self, alarm: Alarm) -> None:
+            view.alarm(alarm.line())
+
     callback = LiveCallback()
     callback.view = view
     return callback
@@ -79,20 +84,26 @@ class LiveView:
 
     def __init__(self, total_steps: int | None = None, clock: Callable[[], float] = time.monotonic):
         self.total_steps, self.clock = total_steps, clock
+        self.panel: Panel | None = None
+        self.alarms: list[str] = []
         self.begin(0, 0, show=False)
 
     def begin(self, step: int, total: int, show: bool = True) -> None:
-        """Training starts at `step` (more than 0 when it resumes) of `total`."""
+        """Training starts at `step` (more than 0 when it resumes) of `total`; a second time when it recovered by itself."""
+        if self.panel:  # of the attempt that failed
+            self._on_panel("summary", lambda panel: panel.close("\n".join(self.lines)))
         self.first, self.step, self.total = step, step, self.total_steps or total
         self.history: list[dict] = []
         self.lines: list[str] = []
         self.failed: set[str] = set()
-        self.panel: Panel | None = None
+        self.panel = None
         self.last_line = (-1, -1)  # (ninth of the run, step) of the last line
         self.started = self.bar_due = self.plot_due = self.clock()
         self.ended = False
         if show and has_front_end():
             self.panel = self._try("widgets", Panel, max(1, self.total))
+            if self.alarms:
+                self._on_panel("alarms", lambda panel: panel.warn(self.alarms))
 
     def advance(self, step: int) -> None:
         """One optimizer step is done."""
@@ -110,6 +121,15 @@ class LiveView:
             self._line(ninth)
         if self.panel and self.clock() >= self.plot_due:
             self._draw()
+
+    def alarm(self, line: str) -> None:
+        """A guard has something to say: shown at once, and kept."""
+        self.alarms.append(line)
+        self.lines.append(line)
+        if self.panel:
+            self._on_panel("alarms", lambda panel: panel.warn(self.alarms))
+        else:
+            _say(line)
 
     def end(self, step: int) -> None:
         """Training is over: one last line, and in a front end the lines instead of the widgets."""
@@ -191,14 +211,19 @@ class Panel:
         wide = ipywidgets.Layout(width="98%")
         self.bar = ipywidgets.IntProgress(value=0, min=0, max=total, layout=wide)
         self.text = ipywidgets.HTML()
+        self.warnings = ipywidgets.HTML()
         self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="98%", display="none"))
-        self.box = ipywidgets.VBox([self.bar, self.text, self.image])
+        self.box = ipywidgets.VBox([self.bar, self.text, self.warnings, self.image])
         self.handle = display(self.box, display_id=True)
 
     def progress(self, step: int, parts: list[str]) -> None:
         """Moves the bar and writes the parts of the status under it."""
         self.bar.value = step
         self.text.value = " &nbsp;·&nbsp; ".join(html.escape(part) for part in parts)
+
+    def warn(self, alarms: list[str]) -> None:
+        """Shows what the guards said, all of it, under the status."""
+        self.warnings.value = "<br>".join(html.escape(line) for line in alarms)
 
     def draw(self, png: bytes) -> None:
         """Replaces the curves."""
@@ -208,7 +233,7 @@ class Panel:
     def close(self, text: str) -> None:
         """Puts plain text where the widgets were: a notebook saved with dead widgets shows nothing to its next reader."""
         self.handle.update({"text/plain": text}, raw=True)
-        for widget in (self.bar, self.text, self.image, self.box):
+        for widget in (self.bar, self.text, self.warnings, self.image, self.box):
             widget.close()
 
 

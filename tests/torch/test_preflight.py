@@ -15,8 +15,7 @@ from adslm_helpers.models.loading import load_model
 from adslm_helpers.models.tuned import load_tuned, trained_recipe
 from adslm_helpers.recipe import DpoRecipe, recipe_from_dict
 from adslm_helpers.run import read_json
-from adslm_helpers.training import preflight
-from adslm_helpers.training import train as train_module
+from adslm_helpers.training import attempts, preflight
 from adslm_helpers.training.checks import run_checks, trainer_pairs
 from adslm_helpers.training.preflight import PreflightReport, checked_trainer, describe_precision, precisions, read_preflight
 from adslm_helpers.training.train import train
@@ -39,7 +38,7 @@ def built(run, recipe, monkeypatch):
         raise Stop(*arguments)
 
     def made(**values):
-        monkeypatch.setattr(train_module, "checked_trainer", capture)
+        monkeypatch.setattr(attempts, "checked_trainer", capture)
         with pytest.raises(Stop) as stopped:
             train(run, changed(recipe, **values), fresh=True)
         monkeypatch.undo()
@@ -61,7 +60,7 @@ def break_when(monkeypatch, dtype, spoil):
             loaded.model.model.norm.register_forward_hook(lambda module, inputs, output: spoil(output))
         return loaded
 
-    monkeypatch.setattr(train_module, "load_model", load)
+    monkeypatch.setattr(attempts, "load_model", load)
     monkeypatch.setattr(preflight, "load_model", load)
 
 
@@ -83,7 +82,7 @@ def test_the_adapter_is_the_same_to_the_bit_with_and_without_the_look(run, recip
     blind = run.fork("blind")
     train(run, recipe)
     monkeypatch.setattr(
-        train_module,
+        attempts,
         "checked_trainer",
         lambda r, loaded, build, pairs: (build(loaded), loaded, PreflightReport("?", (), (), 0.0)),
     )
@@ -144,7 +143,7 @@ def test_a_precision_without_a_kernel_is_replaced_too(run, recipe, monkeypatch):
 
 
 def test_when_every_precision_fails_nothing_is_trained_and_the_table_is_shown(run, recipe, monkeypatch):
-    monkeypatch.setattr(train_module, "load_model", _always_broken)
+    monkeypatch.setattr(attempts, "load_model", _always_broken)
     monkeypatch.setattr(preflight, "load_model", _always_broken)
     with pytest.raises(TrainingError) as raised:
         train(run, changed(recipe, dtype="bfloat16"))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from adslm_helpers.training.history import Alarm
 from adslm_helpers.widgets import live
 from adslm_helpers.widgets.live import LiveView, live_view
 
@@ -36,6 +37,9 @@ class Panel:
 
     def progress(self, step, parts):
         self.bars.append((step, parts))
+
+    def warn(self, alarms):
+        self.warnings = list(alarms)
 
     def draw(self, png):
         self.pictures.append(png)
@@ -281,3 +285,23 @@ def test_more_steps_than_planned_do_not_flood_the_output(planned, capsys):
         view.record({"step": step, **LOGS})
     view.end(200)
     assert len(capsys.readouterr().out.splitlines()) <= 11
+
+
+ALARM = Alarm(3, "not_finite", "stop", "勾配が有限ではありません", "a gradient is not finite")
+
+
+def test_an_alarm_is_printed_at_once_and_kept(capsys):
+    callback = live_view()
+    callback.on_train_begin(SimpleNamespace(), TrainerState(max_steps=9), TrainerControl())
+    callback.on_alarm(ALARM)
+    assert capsys.readouterr().out.strip() == ALARM.line() == callback.view.lines[-1]
+
+
+def test_a_second_attempt_closes_the_first_ones_widgets_and_still_shows_its_alarm(front_end):
+    callback, state = live_view(), TrainerState(max_steps=9)
+    callback.on_train_begin(SimpleNamespace(), state, TrainerControl())
+    first = callback.view.panel
+    callback.on_alarm(ALARM)
+    callback.on_train_begin(SimpleNamespace(), state, TrainerControl())
+    assert first.warnings == [ALARM.line()] and ALARM.line() in first.closed
+    assert callback.view.panel is not first and callback.view.panel.warnings == [ALARM.line()]

@@ -1,0 +1,294 @@
+"""One training, tried until it ends: after a number that is not finite, or out of memory, it goes on from its last checkpoint by itself."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..dataset.build import load_split
+from ..environment.device import choose_device
+from ..environment.machine import probe_machine
+from ..errors import AdslmError, TrainingError
+from ..models.catalog import facts_from_config
+from ..models.loading import LoadedModel, load_model
+from ..models.memory import plan_memory
+from ..models.plan import plan_run
+from ..models.skipped import Skipped
+from ..recipe import DpoRecipe, recipe_from_dict
+from ..run import Run, now, write_json
+from .checkpoints import remove_after, seal_callback, step_of, train_from
+from .finite import NotFiniteError, NumberGuard
+from .history import HISTORY, Alarm, append_row, read_history, write_alarm
+from .interrupt import Interruption, interrupted
+from .preflight import PreflightReport, checked_trainer
+from .prompts import EncodedPairs, encode_pairs
+from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
+from .trl_api import build_trainer, readable_checkpoints
+
+RECOVERIES = "recoveries.jsonl"
+_OF_NUMBERS = ("float32", "half_learning_rate")
+
+
+@dataclass
+class Outcome:
+    """A training that ended, and how it got there."""
+
+    trainer: Any
+    recipe: DpoRecipe
+    loaded: LoadedModel
+    report: PreflightReport
+    sides: dict[str, EncodedPairs]
+    done_by_us: list[str]
+    resumed_from: int
+    seconds: float
+
+
+@dataclass
+class _Attempt:
+    """What is known of the attempt under way when it fails."""
+
+    recipe: DpoRecipe
+    model: str = ""
+    phase: str = "loading"
+    step: int = 0
+    plan: Any = None
+    facts: Any = None
+    guard: NumberGuard | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def failed_in(self) -> str:
+        """'loading', 'training' or 'evaluation'."""
+        return self.guard.phase if self.guard and self.phase == "training" else self.phase
+
+
+def train_until_done(
+    run: Run,
+    asked: DpoRecipe,
+    recipe: DpoRecipe,
+    callbacks: Sequence[Any],
+    find_checkpoint: Callable[[Path], Path | None],
+    resume: bool,
+) -> Outcome:
+    """Trains by `recipe` (`asked`, made to fit), and by what the remedies make of it, until a training ends.
+
+    `find_checkpoint`: the newest checkpoint of a training folder that can be trusted. `resume`: an earlier session's checkpoints and
+    recoveries are this training's own. Each recovery is a row of recoveries.jsonl, a line of alarms.jsonl and in the manifest.
+    Raises what stopped the training when no remedy is left, and ModelError and TrainingError as loading and building do.
+    """
+    ring, interruption = _bell(run.training, callbacks), Interruption()
+    recoveries = read_history(run.training / RECOVERIES) if resume else []
+    attempt = _Attempt(as_recovered(recipe, recoveries))
+    while True:
+        try:
+            return _try(run, attempt, callbacks, find_checkpoint if resume else None, interruption)
+        except NotFiniteError as error:
+            failure = _bare(error)
+            ring(error.alarm())
+            tried = sum(row["remedy"] in _OF_NUMBERS for row in recoveries)
+            remedy = _after_not_finite(error, attempt) if tried < recipe.recoveries else None
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            failure = _bare(error)
+            remedy = after_out_of_memory(attempt.recipe, attempt.failed_in(), attempt.model or attempt.recipe.models[0])
+            ring(_memory_alarm(attempt))
+        if remedy is None:
+            raise _nothing_left(failure, attempt, len(recoveries)) from None
+        if remedy.from_start:
+            remedy = replace(remedy, recipe=plan_run(replace(asked, models=remedy.recipe.models)).recipe)
+            attempt.skipped.append(_too_large(attempt.model))
+            remove_after(run.training, 0)  # of another model: a kill before its own first one must not lead back to them
+        row = _record(run, remedy, attempt, failure)
+        recoveries.append(row)
+        ring(Alarm(attempt.step, "recovery", "note", remedy.ja, remedy.en, {"remedy": remedy.kind, **row["changes"]}))
+        resume = not remedy.from_start
+        attempt = _Attempt(remedy.recipe, "" if remedy.from_start else attempt.model, skipped=attempt.skipped)
+        _free_memory()
+
+
+def as_recovered(recipe: DpoRecipe, recoveries: Sequence[dict]) -> DpoRecipe:
+    """The recipe with the changes of earlier recoveries, so that a resumed training does not run into the same wall again."""
+    changes = {name: after for row in recoveries for name, (_, after) in row["changes"].items()}
+    return recipe_from_dict({**recipe.to_dict(), **changes})
+
+
+def read_recoveries(run: Run) -> list[dict]:
+    """The recoveries of the run's training, oldest first: step, cause, remedy, changes, words."""
+    return read_history(run.training / RECOVERIES)
+
+
+def _try(
+    run: Run,
+    attempt: _Attempt,
+    callbacks: Sequence[Any],
+    find_checkpoint: Callable[[Path], Path | None] | None,
+    interruption: Interruption,
+) -> Outcome:
+    from .callbacks import FiniteGuard, HistoryCallback, LearningRate, tensorboard_callback
+
+    recipe = attempt.recipe
+    named = replace(recipe, models=(attempt.model,), fallback=False) if attempt.model else recipe
+    loaded = load_model(named)
+    loaded.skipped = [*attempt.skipped, *loaded.skipped]
+    attempt.model, attempt.plan, attempt.phase = loaded.name, loaded.plan, "training"
+    attempt.facts = facts_from_config(loaded.model.config)
+    sides = _encoded(run, loaded, recipe)
+    finite, checkpoint = FiniteGuard(), find_checkpoint(run.training) if find_checkpoint else None
+    resumed_from = step_of(checkpoint) if checkpoint else 0
+    watchers = (
+        seal_callback(),
+        interruption.callback(),
+        HistoryCallback(run.training / HISTORY),
+        finite,
+        LearningRate(recipe.learning_rate),
+        *tensorboard_callback(run.training / "events", resumed_from),
+        *callbacks,
+    )
+    done_by_us: list[str] = []
+
+    def build(one: LoadedModel) -> Any:
+        pairs = (sides["train"].pairs, sides["eval"].pairs)
+        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        return trainer
+
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
+    attempt.plan = loaded.plan
+    write_json(run.training / "preflight.json", report.to_dict())
+    # Whoever loads the tuned model later must not take the precision that failed.
+    used = replace(recipe, dtype=loaded.plan.dtype) if report.rejected else recipe
+    write_json(run.training / "recipe.json", used.to_dict())
+    run.update(model=loaded.record())
+    known = {side: encoded.pairs for side, encoded in sides.items()}
+    finite.guard = attempt.guard = NumberGuard(trainer, loaded.plan, known, run.training, loaded.tokenizer.pad_token_id)
+    started = time.monotonic()
+    try:
+        with readable_checkpoints(), interruption.listening():
+            train_from(trainer, checkpoint)
+        if interruption.asked:
+            raise interrupted(run.training)
+        if not evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY)):
+            trainer.evaluate()
+    finally:
+        attempt.step = trainer.state.global_step
+    seconds = time.monotonic() - started
+    return Outcome(trainer, used, loaded, report, sides, done_by_us, resumed_from, seconds)
+
+
+def evaluated_at(step: int, history: list[dict]) -> bool:
+    """Whether the held-out pairs were scored at this step."""
+    return any("eval_loss" in row and row["step"] == step for row in history)
+
+
+def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> dict[str, EncodedPairs]:
+    sides = {
+        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
+        for side in ("train", "eval")
+    }
+    for side, encoded in sides.items():
+        if not encoded.pairs:
+            reasons = "\n".join(encoded.lines(side))
+            raise TrainingError(
+                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
+                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
+            )
+    return sides
+
+
+def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None:
+    recipe = replace(attempt.recipe, dtype="float32")
+    device = choose_device(recipe, probe_machine(), float32_fits=True)
+    memory = plan_memory(attempt.facts, recipe, device)
+    fits = device.usable_gb is None or memory.needed <= device.usable_gb
+    return after_not_finite(error.diagnosis.cause, attempt.recipe, attempt.plan, fits)
+
+
+def _memory_alarm(attempt: _Attempt) -> Alarm:
+    where_ja, where_en = {
+        "loading": ("モデルの読み込み", "loading the model"),
+        "training": ("学習", "training"),
+        "evaluation": ("評価", "evaluation"),
+    }[attempt.failed_in()]
+    recipe = attempt.recipe
+    measured = {
+        "phase": attempt.failed_in(),
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
+        "max_length": recipe.max_length,
+    }
+    return Alarm(
+        attempt.step,
+        "out_of_memory",
+        "stop",
+        f"{where_ja}の途中でメモリが足りなくなりました",
+        f"memory ran out while {where_en}",
+        measured,
+    )
+
+
+def _record(run: Run, remedy: Remedy, attempt: _Attempt, failure: BaseException) -> dict:
+    """One recovery, written before the next attempt starts: a kill in between must not lose it."""
+    cause = failure.diagnosis.cause if isinstance(failure, NotFiniteError) else "out_of_memory"
+    row = {
+        "time": now(),
+        "step": attempt.step,
+        "phase": attempt.failed_in(),
+        "cause": cause,
+        "remedy": remedy.kind,
+        "changes": remedy.changes(attempt.recipe),
+        "ja": remedy.ja,
+        "en": remedy.en,
+    }
+    append_row(run.training / RECOVERIES, row)
+    run.update(recoveries=read_recoveries(run))
+    return row
+
+
+def _nothing_left(failure: BaseException, attempt: _Attempt, tried: int) -> AdslmError:
+    if isinstance(failure, AdslmError):
+        again_ja = f"\n自動の復旧は {tried} 回行いました。" if tried else ""
+        again_en = f"\nIt recovered by itself {tried} times before." if tried else ""
+        failure.ja, failure.en = failure.ja + again_ja, failure.en + again_en
+        return failure
+    text = " ".join(str(failure).split())[:160]
+    return TrainingError(
+        f"{attempt.model} はこの機器のメモリに収まりません（{text}）。バッチ・再計算・評価のバッチはもう減らせません。チェックポイントは残っています。"
+        "→ max_length を小さくするか、小さいモデルか load_in_4bit=true にしてください。",
+        f"{attempt.model} does not fit into this device's memory ({text}); batch, recomputing and evaluation batch have nothing left to give. "
+        "Checkpoints are kept. -> Lower max_length, or choose a smaller model or load_in_4bit=true.",
+    )
+
+
+def _too_large(model: str) -> Skipped:
+    return Skipped(model, "does_not_fit", "学習中にメモリが足りなくなりました", "it ran out of memory in training")
+
+
+def _bell(training: Path, callbacks: Sequence[Any]) -> Callable[[Alarm], None]:
+    """Writes an alarm, and tells it to every callback that has an `on_alarm`."""
+
+    def ring(alarm: Alarm) -> None:
+        write_alarm(training, alarm)
+        for callback in callbacks:
+            if hasattr(callback, "on_alarm"):
+                callback.on_alarm(alarm)
+
+    return ring
+
+
+def _bare(error: BaseException) -> BaseException:
+    """The error without its frames: they hold the model that has to go before the next one is loaded."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
