@@ -76,14 +76,15 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> str:
 
 
 def bring_back(run: Run, fingerprint: str) -> list[str]:
-    """Makes an earlier training of this fingerprint, set aside for another one, the run's training again; says so in bilingual lines.
+    """Makes an unfinished training of this fingerprint, set aside for another one, the run's training again; says so in bilingual lines.
 
     The one that is there is set aside in its turn. Nothing is done, and nothing said, where there is no such earlier one.
     """
     if same_training(run, fingerprint):
         return []
     for folder in sorted(run.path.glob(f"{run.training.name}-*")):
-        if _started(folder).get("fingerprint") == fingerprint:
+        unfinished = not (folder / "result.json").is_file()
+        if unfinished and _started(folder).get("fingerprint") == fingerprint:
             told = set_aside(run.training)
             folder.rename(run.training)
             return [

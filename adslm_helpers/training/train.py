@@ -71,7 +71,7 @@ def train(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any] = (), *, fresh: 
 
     The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted or killed training with the same recipe and
     data goes on from its last valid checkpoint; any other earlier training of the run is kept beside it under training-1, training-2,
-    ..., and taken up again when its recipe is asked for again. `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
+    ..., and an unfinished one is taken up again when its recipe is asked for again. `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s.
     Raises RunError (no dataset, another process at work), RecipeError (preset does not fit the machine), ModelError, TrainingError (also
     when the disk is full), Interrupted.
     """
@@ -142,6 +142,9 @@ def _finished(run: Run, fingerprint: str) -> RunResult | None:
     if not same_training(run, fingerprint) or not (run.training / "result.json").is_file():
         return None
     result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
+    entry = run.manifest()["steps"].get("training", {})
+    if (entry.get("status"), entry.get("fingerprint")) == ("done", fingerprint):
+        return result  # nothing changed: what came after it is not stale
     # The step may be marked stale because the dataset was built again; the fingerprint says that it came out the same.
     with run.step("training", fingerprint=fingerprint) as notes:
         notes |= {"model": result.model, "final": result.final, "reused": True}

@@ -365,3 +365,6 @@ def test_asked_for_again_a_training_that_was_set_aside_goes_on(started):
     _, line = bring_back(run, ours)
     assert "Back to the same training" in line and same_training(run, ours) and last_valid(run.training)
     assert {path.name for path in run.path.glob("training-*")} == {"training-2"}
+    set_aside(run.training)
+    write_json(run.path / "training-1" / "result.json", {})
+    assert bring_back(run, ours) == [], "a finished one belongs to the model and recipe that the manifest named then"
