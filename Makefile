@@ -7,8 +7,11 @@ DATA ?=
 MODEL ?=
 PRESET ?=
 VERSIONS ?=
+SEED ?= 0
+CASES ?= 10
+KILLS ?= 50
 
-.PHONY: run test test-fast compat memory-check lab bench lint clean
+.PHONY: run test test-fast chaos fuzz compat memory-check lab bench lint clean
 
 # The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
 $(VENV)/ready: requirements.txt pyproject.toml
@@ -26,6 +29,14 @@ test: $(VENV)/ready
 
 test-fast: $(VENV)/ready
 	$(BIN)/python -m pytest tests/unit
+
+# Ten times the cases of `make test`, other ones with each SEED.
+fuzz: $(VENV)/ready
+	ADSLM_FUZZ=$(CASES) $(BIN)/python -m pytest tests/fuzz -p no:cacheprovider --hypothesis-seed=$(SEED)
+
+# A training killed KILLS times at any moment, every file operation made to fail, every rung of the ladders.
+chaos: $(VENV)/ready
+	$(BIN)/python scripts/chaos.py --kills $(KILLS) --seed $(SEED)
 
 # The same recipe under every TRL: an environment for each in .compat/. VERSIONS="0.9.6 1.16.0" takes some of them and writes no page.
 compat: $(VENV)/ready

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import __version__, verbs
 from .errors import AdslmError
+from .foreign_text import harmless
 from .recipe import preset_names
 
 EPILOG = """\
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # With --json, standard output holds one JSON value and nothing else; what the libraries print goes to stderr.
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             value, lines = arguments.verb(arguments)
-        print(json.dumps(value, ensure_ascii=False, indent=2) if arguments.json else "\n".join(lines))
+        print(harmless(json.dumps(value, ensure_ascii=False, indent=2) if arguments.json else "\n".join(lines)))
         sys.stdout.flush()  # a closed pipe shows itself here, not when the interpreter ends
     except AdslmError as error:
         if arguments.json:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .foreign_text import harmless
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Nothing can be written any more: no space, no quota, a read-only file system."""
 
@@ -15,14 +17,15 @@ class AdslmError(Exception):
     """A mistake or a limit that the user can act on; never a bug of ours.
 
     Shown without a traceback in notebooks and by the CLI. `ja` and `en` each hold what happened, why,
-    and after an arrow what to do, with the value, the file and the line where there is one.
+    and after an arrow what to do, with the value, the file and the line where there is one. Names and values in it may be
+    anybody's text: secrets in it are struck out, and what a terminal would obey is spelt out.
     """
 
     exit_code = 2
 
     def __init__(self, ja: str, en: str):
-        super().__init__(ja, en)
-        self.ja, self.en = ja, en
+        self.ja, self.en = harmless(ja), harmless(en)
+        super().__init__(self.ja, self.en)
 
     def __str__(self) -> str:
         return f"{self.ja}\n{self.en}"
@@ -54,6 +57,10 @@ class TrainingError(AdslmError):
 
 class ExportError(AdslmError):
     """An export would overwrite something, or what was written does not match what was in memory."""
+
+
+class CopyError(AdslmError):
+    """A copy of files differs from its source."""
 
 
 class SetupError(AdslmError):

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from .errors import RecipeError
+from .foreign_text import brief
 from .recipe_rules import coerce, nearest, problems
 
 EMBEDDED = "embedded-tiny"
@@ -164,8 +165,8 @@ def load_recipe(preset: str = "tiny", model: str | None = None, **overrides: Any
 
     if preset not in preset_names():
         raise RecipeError(
-            f"プリセット {preset!r} はありません。→ {nearest(preset, preset_names())}",
-            f"There is no preset {preset!r}. -> {nearest(preset, preset_names())}",
+            f"プリセット {brief(preset)} はありません。→ {nearest(str(preset)[:60], preset_names())}",
+            f"There is no preset {brief(preset)}. -> {nearest(str(preset)[:60], preset_names())}",
         )
     text = (resources.files(__package__) / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     recipe = recipe_from_dict({**(yaml.safe_load(text) or {}), **overrides, "preset": preset})
@@ -180,7 +181,12 @@ def try_first(recipe: DpoRecipe, model: str | None) -> DpoRecipe:
 
 
 def recipe_from_dict(values: dict[str, Any]) -> DpoRecipe:
-    """A recipe from plain values, as `to_dict` gives them; raises RecipeError for an unknown field."""
+    """A recipe from plain values, as `to_dict` gives them; raises RecipeError for an unknown field, and for what is no record at all."""
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"レシピは「項目: 値」の並びです（{brief(values)} ではありません）。→ 例: {{'beta': 0.3}}",
+            f"A recipe is a record of fields, not {brief(values)}. -> For example: {{'beta': 0.3}}",
+        )
     return DpoRecipe(**{_known_field(key): value for key, value in values.items()})
 
 
@@ -191,8 +197,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = (part.strip() for part in pair.partition("="))
         if not equals:
             raise RecipeError(
-                f"{pair!r} は「項目=値」の形ではありません。→ 例: beta=0.3",
-                f"{pair!r} is not of the form field=value. -> For example: beta=0.3",
+                f"{brief(pair)} は「項目=値」の形ではありません。→ 例: beta=0.3",
+                f"{brief(pair)} is not of the form field=value. -> For example: beta=0.3",
             )
         if key == "preset":
             raise RecipeError(
@@ -203,7 +209,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def _known_field(key: str) -> str:
-    if key not in _HINTS:
-        hint = nearest(key, list(_HINTS))
-        raise RecipeError(f"レシピに {key!r} という項目はありません。→ {hint}", f"A recipe has no field {key!r}. -> {hint}")
+    if not isinstance(key, str) or key not in _HINTS:
+        hint = nearest(str(key)[:60], list(_HINTS))
+        shown = brief(key)
+        raise RecipeError(f"レシピに {shown} という項目はありません。→ {hint}", f"A recipe has no field {shown}. -> {hint}")
     return key

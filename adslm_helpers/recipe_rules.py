@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from typing import Any
 
 from .errors import RecipeError
+from .foreign_text import brief
 
 LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -48,8 +52,8 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
     except (ValueError, TypeError, KeyError, OverflowError):
         kind = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else "list of text"
         raise RecipeError(
-            f"レシピの {name} に {value!r} は使えません。→ 型は {kind} です。",
-            f"Recipe field {name} cannot be {value!r}. -> Its type is {kind}.",
+            f"レシピの {name} に {brief(value)} は使えません。→ 型は {kind} です。",
+            f"Recipe field {name} cannot be {brief(value)}. -> Its type is {kind}.",
         ) from None
 
 
@@ -76,14 +80,21 @@ def problems(recipe: Any) -> typing.Iterator[tuple[str, str]]:
         value = getattr(recipe, name)
         if not low <= value <= high:
             yield (
-                f"レシピの {name} = {value} は範囲外です。→ {low} から {high} の間にしてください。",
-                f"Recipe field {name} = {value} is out of range. -> Choose between {low} and {high}.",
+                f"レシピの {name} = {brief(value)} は範囲外です。→ {low} から {high} の間にしてください。",
+                f"Recipe field {name} = {brief(value)} is out of range. -> Choose between {low} and {high}.",
             )
     for name, allowed in CHOICES.items():
         value = getattr(recipe, name)
         if value not in allowed:
-            choice = nearest(value, list(allowed))
-            yield f"レシピの {name} = {value!r} は選べません。→ {choice}", f"{name} = {value!r} is unknown. -> {choice}"
+            choice, shown = nearest(value[:60], list(allowed)), brief(value)
+            yield f"レシピの {name} = {shown} は選べません。→ {choice}", f"{name} = {shown} is unknown. -> {choice}"
+    for name in recipe.models:
+        if "://" in name or _UNPRINTABLE.search(name):
+            yield (
+                f"models の {brief(name)} はモデルの名前ではありません（アドレスや制御文字は使えません）。→ 例: Qwen/Qwen2.5-0.5B-Instruct",
+                f"{brief(name)} in models is no name of a model (no address, no control character). -> For example "
+                "Qwen/Qwen2.5-0.5B-Instruct, or a folder.",
+            )
     if recipe.max_steps == 0 or recipe.max_steps < -1:
         yield (
             f"レシピの max_steps = {recipe.max_steps} は使えません。→ -1（エポック数で決める）か 1 以上にしてください。",

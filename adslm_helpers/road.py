@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import AdslmError, RunError
+from .foreign_text import redacted
 from .run import Run, runs_root, write_json, write_text
 
 ROAD = ("00_setup", "01_dataset", "02_train", "03_evaluate", "04_export")
@@ -85,7 +86,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, str], run: Run) -
     except DeadKernelError:
         raise NotebookError(*_failure(target, "the kernel died (memory?)")) from None
     finally:
-        write_text(target, nbformat.writes(notebook))
+        write_text(target, redacted(nbformat.writes(notebook)))  # an output may hold what a library said of its request
 
 
 def _failure(target: Path, words: str) -> tuple[str, str]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -21,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FULL, RunError, writing_to
+from .json_files import file_content, json_value
 from .run_lock import Process, is_alive, lock_holder, run_lock, this_process
+from .run_names import checked_name, refuse_elsewhere, user_path
 
 STEPS = ("setup", "dataset", "training", "evaluation", "export")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy")
 _TEMPORARY = ".tmp"
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 def parameter(name: str, default: str) -> str:
@@ -44,13 +44,21 @@ def remember_parameters(values: dict[str, str]) -> Path:
 
 def _remembered() -> dict[str, str]:
     path = runs_root() / "parameters.json"
-    return read_json(path) if path.is_file() and not os.environ.get("ADSLM_HEADLESS") else {}
+    if os.environ.get("ADSLM_HEADLESS") or not path.is_file():
+        return {}
+    values = read_json(path)
+    if isinstance(values, dict) and all(isinstance(value, str) for value in values.values()):
+        return values
+    raise RunError(
+        f"{path} はフォームの記録ではありません。→ 消すか、フォームで選び直してください。",
+        f"{path} is not what the form remembers. -> Remove it, or choose again in the form.",
+    )
 
 
 def runs_root() -> Path:
     """The folder of all runs: $ADSLM_RUNS, else `runs/` beside the project's pyproject.toml or notebooks/, else `./runs`."""
     if os.environ.get("ADSLM_RUNS"):
-        return Path(os.environ["ADSLM_RUNS"]).expanduser().resolve()
+        return user_path(os.environ["ADSLM_RUNS"]).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "adslm_helpers").is_dir():
@@ -82,8 +90,8 @@ def remove_temporary(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """`write_bytes` for UTF-8 text."""
-    return write_bytes(path, text.encode("utf-8"))
+    """`write_bytes` for UTF-8 text. Half a surrogate pair, which UTF-8 cannot hold, is spelt out: in JSON that is the same value."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -97,45 +105,23 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file that we wrote; raises RunError when it is absent or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} がありません。→ 前の手順（ノートブック）を先に実行してください。",
-            f"{path} does not exist. -> Run the step (notebook) before this one first.",
-        ) from None
-    except ValueError as error:
-        raise RunError(
-            f"{path} が壊れています（{error}）。→ この手順をもう一度実行してください。",
-            f"{path} is broken ({error}). -> Run the step that wrote it again.",
-        ) from None
+    """The JSON value of a file that we wrote; raises RunError when it is absent, cannot be read or is broken."""
+    return json_value(file_content(path), str(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken."""
-    if not path.is_file():
-        read_json(path)  # raises with the words for an absent file
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # bytes: a line in another encoding is named too
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise RunError(
-                f"{path} {number}行目が壊れています（{error}）。→ この手順をもう一度実行してください。",
-                f"{path} line {number} is broken ({error}). -> Run the step that wrote it again.",
-            ) from None
-    return rows
+    """The rows of a JSONL file that we wrote; raises RunError when it is absent or a line is broken or no object."""
+    lines = enumerate(file_content(path).split(b"\n"), 1)  # bytes: a line in another encoding is named too
+    return [json_value(line, f"{path} {number}行目", f"{path} line {number}", dict) for number, line in lines if line.strip()]
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
+def sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
+    """Hex SHA-256 of a file, read in blocks; `beat` is called after each."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 
@@ -159,13 +145,9 @@ class Run:
     """One run folder: its paths and its manifest. Making the object writes nothing."""
 
     def __init__(self, name: str, root: Path | str | None = None):
-        if not _NAME.fullmatch(name):
-            raise RunError(
-                f"実行名 {name!r} は使えません。→ 半角英数字と . _ - だけで、64文字以内にしてください。",
-                f"{name!r} cannot name a run. -> Use up to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
-            )
-        self.name = name
+        self.name = checked_name(name)
         self.path = (Path(root) if root else runs_root()) / name
+        refuse_elsewhere(self.path)
 
     def __repr__(self) -> str:
         return f"Run({self.name!r} at {self.path})"
@@ -190,16 +172,24 @@ class Run:
         """Another run on this run's dataset (copied), for a second recipe to compare with; an existing one is kept up to date."""
         self.require("dataset")
         other = Run(name, self.path.parent)
+        file_content(self.dataset / "train.jsonl")  # raises with the words for an absent file
         for file in sorted(self.dataset.iterdir()):
-            write_bytes(other.dataset / file.name, file.read_bytes())
+            write_bytes(other.dataset / file.name, file_content(file))
         other.update(steps={**other.manifest()["steps"], "dataset": self.manifest()["steps"]["dataset"]}, forked_from=self.name)
         return other
 
     def manifest(self) -> dict:
         """The manifest, or a fresh one where there is none yet."""
-        if not (self.path / "manifest.json").is_file():
+        if not os.path.lexists(self.path / "manifest.json"):
             return {"name": self.name, "created": now(), "steps": {}}
-        return read_json(self.path / "manifest.json")
+        manifest = read_json(self.path / "manifest.json")
+        steps = manifest.get("steps") if isinstance(manifest, dict) else None
+        if isinstance(steps, dict) and all(isinstance(entry, dict) for entry in steps.values()):
+            return manifest
+        raise RunError(
+            f"{self.path / 'manifest.json'} は実行の記録ではありません。→ 別の実行名にするか、このフォルダーを確かめてください。",
+            f"{self.path / 'manifest.json'} is not the manifest of a run. -> Use another name, or look into that folder.",
+        )
 
     def update(self, **values: Any) -> dict:
         """Sets top-level keys of the manifest and writes it."""
@@ -213,9 +203,9 @@ class Run:
         The last is a step whose process was killed, or could not even note how it ended (a full disk).
         """
         entry = self.manifest()["steps"].get(step, {})
-        process = entry.get("process")
+        process = Process.noted(entry.get("process"))
         if entry.get("status") == "running" and process:
-            at_work = is_alive(Process(**process)) is not False and (step == "setup" or lock_holder(self.path))
+            at_work = is_alive(process) is not False and (step == "setup" or lock_holder(self.path))
             return "running" if at_work else "unfinished"
         return entry.get("status", "absent")
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from .errors import RunError, writing_to
 
@@ -31,6 +32,14 @@ class Process:
     """When it started, by the system's own clock (Linux: ticks since boot): a change of the time of day does not move it."""
     since: str = ""
     """When it took the lock: local time with offset, ISO 8601."""
+
+    @classmethod
+    def noted(cls, value: Any) -> Process | None:
+        """The process of a manifest, which somebody may have changed; None for anything but what `asdict` gives."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return None
 
 
 _held: dict[Path, tuple[int, int, Path]] = {}

@@ -1,10 +1,12 @@
-"""Small tables for notebooks: left-aligned, wrapped, escaped; plain lines where nothing renders HTML. Imports nothing of ours."""
+"""Small tables for notebooks: left-aligned, wrapped, escaped; plain lines where nothing renders HTML."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from .foreign_text import harmless
 
 _CELL = "text-align:left; vertical-align:top; white-space:pre-wrap; padding:4px 10px"
 
@@ -13,7 +15,7 @@ class Table:
     """Rows of label -> value, as a table; as the last line of a cell it shows itself. The first row gives the columns."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]):
-        self.rows = [{str(key): str(value) for key, value in row.items()} for row in rows]
+        self.rows = [{harmless(str(key)): harmless(str(value)) for key, value in row.items()} for row in rows]
 
     def _repr_html_(self) -> str:
         head = html_row(self.rows[0], "th") if self.rows else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .foreign_text import harmless
 from .recipe import load_recipe, parse_overrides, recipe_from_dict, try_first
 from .run import Run
+from .run_names import user_path
 
 
 def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -94,7 +95,7 @@ def chat(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     said = []
     while prompt := _ask():
         said.append(_answers(loaded, arguments, prompt))
-        print("\n".join(_spoken(said[-1])))
+        print(harmless("\n".join(_spoken(said[-1]))))
     return said, []
 
 
@@ -125,8 +126,11 @@ def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
 def _absolute(name: str) -> str:
     """A path as it reads from here, for the notebooks run in their own folder; a hub id or 'sample:N' as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name and path.exists() else name
+    try:
+        path = user_path(name)
+        return str(path.resolve()) if name and path.exists() else name
+    except (OSError, ValueError):  # no file can have such a name: the notebook says so
+        return name
 
 
 def _recipe(arguments: argparse.Namespace, run: Run | None = None) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from adslm_helpers.export.publish import differing_files
+from adslm_helpers.copies import differing_files
 from adslm_helpers.road import ROAD
 from adslm_helpers.run import Run, read_json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..data_files import data_path
 from ..errors import DataError
 from ..recipe import DpoRecipe
 from ..run import Run, read_jsonl, sha256, write_json, write_jsonl
+from ..run_names import user_path
 from .formats import read_rows
 from .report import DatasetReport, reason_counts
 from .rows import Place, RawRow
@@ -21,6 +23,7 @@ from .statistics import dataset_warnings, describe
 from .validate import Validation, validate
 
 SPLITS = ("train", "eval")
+_MOST_SAMPLES = 1_000_000
 
 
 def build_dataset(run: Run, source: str | Path | None, recipe: DpoRecipe, drop_invalid: bool = True) -> DatasetReport:
@@ -59,7 +62,25 @@ def load_split(run: Run, side: str) -> list[dict]:
             f"There is no side {side!r}. -> Ask for 'train' or 'eval'.",
         )
     run.require("dataset")
-    return read_jsonl(run.dataset / f"{side}.jsonl")
+    path = run.dataset / f"{side}.jsonl"
+    rows = read_jsonl(path)
+    odd = next((number for number, row in enumerate(rows, 1) if not _is_pair(row)), None)
+    if odd is not None or not rows:
+        place_ja, place_en = (f"{path} {odd}件目", f"{path} row {odd}") if odd else (str(path), str(path))
+        raise DataError(
+            f"{place_ja}: prompt・chosen・rejected の対ではありません。→ ノートブック 01（データ）をもう一度実行してください。",
+            f"{place_en} is no pair of prompt, chosen and rejected. -> Run notebook 01 (dataset) again.",
+        )
+    return rows
+
+
+def _is_pair(row: dict) -> bool:
+    """Whether a row has the shape that `validate` gives it: somebody may have edited the file since."""
+    prompt = row.get("prompt")
+    messages = prompt if isinstance(prompt, list) and prompt else [{"role": "user", "content": prompt}]
+    texts = [row.get("chosen"), row.get("rejected")]
+    texts += [message.get(key) if isinstance(message, dict) else None for message in messages for key in ("role", "content")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _open(name: str, recipe: DpoRecipe, digest: Any) -> Iterator[RawRow]:
@@ -71,21 +92,39 @@ def _open(name: str, recipe: DpoRecipe, digest: Any) -> Iterator[RawRow]:
         return _hashed(rows, digest)
     if name.startswith("hf:"):
         return _hashed(read_rows(name), digest)
-    path = data_path("sample_pairs.jsonl") if name == "sample" else Path(name).expanduser()
+    path = data_path("sample_pairs.jsonl") if name == "sample" else user_path(name)
     rows = read_rows(path)
+    before = _state(path)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-    return rows
+    return _unchanged(rows, path, before)
+
+
+def _unchanged(rows: Iterator[RawRow], path: Path, before: tuple[int, int]) -> Iterator[RawRow]:
+    """`rows`; DataError at the end of a file that another program wrote to meanwhile: its hash is not that of what was read."""
+    yield from rows
+    if _state(path) != before:
+        raise DataError(
+            f"{path} は、読んでいる間に書き換えられました。→ ほかのプログラムで閉じてから、もう一度実行してください。",
+            f"{path} was changed while it was read. -> Close it in other programs, then run this again.",
+        )
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
 
 
 def _whole(name: str, count: str) -> int:
     try:
-        return int(count)
+        if (number := int(count)) <= _MOST_SAMPLES:
+            return number
+        raise ValueError
     except ValueError:
         raise DataError(
-            f"{name} の件数が整数ではありません。→ 例: sample:1000",
-            f"{name} does not end in a whole number. -> For example: sample:1000",
+            f"{name} の件数が {_MOST_SAMPLES:,} までの整数ではありません。→ 例: sample:1000",
+            f"{name} does not end in a whole number up to {_MOST_SAMPLES:,}. -> For example: sample:1000",
         ) from None
 
 

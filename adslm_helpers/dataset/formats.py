@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import inspect
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..environment.hub_token import hf_token
+from ..foreign_text import redacted
+from ..run_names import user_path
+from .encoding import LARGEST_FILE
 from .rows import Place, Problem, RawRow, fail
 from .textfiles import read_csv, read_json, read_jsonl
 
 __all__ = ["Place", "Problem", "RawRow", "read_rows"]
 
-_HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>[\w.\[\]%:+-]+))?")
+_SAFE_ARROW = "14.0.1"
+# First bytes, what it is, what to do. A spreadsheet is a zip.
+_UNPACK = ("展開して、中のファイルを指定してください。", "Unpack it and give the file inside.")
+_CONTAINERS = (
+    (b"\x1f\x8b", "gzip", *_UNPACK),
+    (
+        b"PK\x03\x04",
+        "zip / Excel",
+        "zip は展開し、Excel は「CSV UTF-8」で保存してください。",
+        "Unpack a zip; save an Excel sheet as 'CSV UTF-8'.",
+    ),
+    (b"BZh91AY&SY", "bzip2", *_UNPACK),
+    (b"\xfd7zXZ", "xz", *_UNPACK),
+    (b"\x28\xb5\x2f\xfd", "zstd", *_UNPACK),
+    (b"7z\xbc\xaf", "7-Zip", *_UNPACK),
+    (b"PAR1\x15", "Parquet", "名前の終わりを .parquet にしてください。", "Let its name end in .parquet."),
+    (b"\xd0\xcf\x11\xe0", "Excel (xls)", "「CSV UTF-8」で保存してください。", "Save it as 'CSV UTF-8'."),
+    (b"%PDF-", "PDF", "表を CSV で保存してください。", "Save the table as CSV."),
+    *(
+        (bytes((0x80, version)), "pickle", "JSONL か CSV で保存し直してください。", "Save it as JSONL or CSV.")
+        for version in range(2, 6)
+    ),
+)
+
+_HUB = re.compile(r"hf:(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?::(?P<split>[\w.\[\]%:+-]+))?")
 
 
 def read_rows(source: str | Path) -> Iterator[RawRow]:
@@ -27,19 +56,24 @@ def read_rows(source: str | Path) -> Iterator[RawRow]:
     name = str(source)
     if name.startswith("hf:"):
         return _checked(_hub(name), name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     return _checked(_reader_of(path)(path), name)
 
 
 def _reader_of(path: Path) -> Callable[[Path], Iterator[RawRow]]:
     try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a NUL: no such file
-        is_folder = is_file = False
-    if is_folder:
-        _refuse_folder(path)
-    if not is_file:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a NUL: no such file
         _refuse_missing(path)
+    except OSError as error:  # a name too long, links in a circle, a folder that may not be entered
+        _refuse_unreadable(str(path), error)
+    if stat.S_ISDIR(kind):
+        _refuse_folder(path)
+    if not stat.S_ISREG(kind):  # it may never end, or never begin
+        fail(
+            f"{path} は普通のファイルではありません（パイプや装置）。→ 中身をファイルに保存して、それを指定してください。",
+            f"{path} is no regular file (a pipe or a device). -> Save its content to a file and give that.",
+        )
     reader = _READERS.get(path.suffix.lower())
     try:
         with open(path, "rb") as file:
@@ -48,6 +82,11 @@ def _reader_of(path: Path) -> Callable[[Path], Iterator[RawRow]]:
         _refuse_unreadable(str(path), error)
     if not head:
         _refuse_empty(str(path))
+    if reader not in (None, _parquet) and (found := next((what for mark, *what in _CONTAINERS if head.startswith(mark)), None)):
+        fail(
+            f"{path} の中身は {found[0]} で、文字のファイルではありません。→ {found[1]}",
+            f"{path} holds {found[0]}, not text. -> {found[2]}",
+        )
     if reader is None and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         return read_json
     if reader is None:
@@ -80,19 +119,39 @@ def _checked(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
 
 def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow
+    from packaging.version import Version
     from pyarrow import parquet
 
+    if Version(pyarrow.__version__) < Version(_SAFE_ARROW):
+        fail(
+            f"pyarrow {pyarrow.__version__} は、Parquet を読むときに中のプログラムを動かすことがあります（CVE-2023-47248）。"
+            "→ pyarrow を 14.0.1 以上にするか、JSONL か CSV にしてください。",
+            f"pyarrow {pyarrow.__version__} may run code that a Parquet file holds (CVE-2023-47248). "
+            "-> Use pyarrow 14.0.1 or newer, or save the rows as JSONL or CSV.",
+        )
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            _refuse_large_parquet(path, file.metadata)
+            for batch in file.iter_batches(batch_size=256):
                 for value in batch.to_pylist():
                     number += 1
                     yield RawRow(value, Place(str(path), number, "row"))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:  # a date of the year 300,000, among others
         fail(
             f"{path} を Parquet として読めません（{_short(error)}、{number}件まで読めました）。→ もう一度書き出してください。",
             f"{path} cannot be read as Parquet ({_short(error)}; {number} rows were read). -> Export it again.",
+        )
+
+
+def _refuse_large_parquet(path: Path, facts: Any) -> None:
+    """By what the file says of itself: a few KB can hold GBs."""
+    size = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
+    if size > LARGEST_FILE:
+        fail(
+            f"{path} は展開すると大きすぎます（{size / (1 << 20):,.0f} MiB。読めるのは {LARGEST_FILE >> 20:,} MiB まで）。→ 分けてください。",
+            f"{path} is too large when unpacked ({size / (1 << 20):,.0f} MiB; up to {LARGEST_FILE >> 20:,} MiB can be read). "
+            "-> Split it.",
         )
 
 
@@ -108,7 +167,9 @@ def _hub(source: str) -> Iterator[RawRow]:
     try:
         from datasets import load_dataset
 
-        rows = load_dataset(name, split=split, token=hf_token())
+        # datasets before 2.20 runs a dataset's own script unless told not to, from 4.0 on it never does.
+        options = {"trust_remote_code": False} if "trust_remote_code" in inspect.signature(load_dataset).parameters else {}
+        rows = load_dataset(name, split=split, token=hf_token(), **options)
     except Exception as error:  # the Hub fails in the classes of many libraries; each is told to the user
         fail(
             f"{source} を取得できません（{_short(error)}）。"
@@ -119,7 +180,7 @@ def _hub(source: str) -> Iterator[RawRow]:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 

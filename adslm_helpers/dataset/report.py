@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 from dataclasses import asdict, dataclass
 
+from ..foreign_text import harmless
 from .rows import Problem
 from .statistics import Finding
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
+    "duplicate_key": ("同じ項目が2回", "a key twice"),
+    "too_long": ("長すぎる", "too long"),
     "not_csv": ("CSV でない", "not CSV"),
     "too_many_cells": ("セルが多すぎる", "too many cells"),
     "bad_encoding": ("文字コードが壊れている", "broken encoding"),
@@ -58,7 +61,7 @@ class DatasetReport:
         for finding in self.findings:
             ja, en = _SEVERITY[finding.severity]
             pairs.append((f"[{ja}] {finding.ja}", f"[{en}] {finding.en}"))
-        return [line for pair in pairs for line in pair]
+        return [harmless(line) for pair in pairs for line in pair]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
@@ -109,4 +112,4 @@ def reason_counts(dropped: dict[str, int]) -> tuple[str, str]:
 
 
 def _both(ja: str, en: str) -> str:
-    return f"{html.escape(ja)}<br><small>{html.escape(en)}</small>"
+    return f"{html.escape(harmless(ja))}<br><small>{html.escape(harmless(en))}</small>"

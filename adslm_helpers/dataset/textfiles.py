@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import re
@@ -10,64 +9,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .encoding import LARGEST_DOCUMENT, LONGEST_LINE, open_text, refuse_large, text_lines
 from .rows import Place, RawRow, broken, fail
 
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is no UTF-8
 
 
-def _open(path: Path, newline: str) -> IO[str]:
-    """`path` as text; bytes that do not belong to its encoding become surrogates, so that only their row is lost."""
-    encoding = _encoding(path)
-    return open(path, encoding=encoding, errors="strict" if encoding == "utf-16" else "surrogateescape", newline=newline)
+def _too_long(place: Place) -> RawRow:
+    limit = f"{LONGEST_LINE >> 20} Mi"
+    ja = f"行が長すぎます（{limit} 文字以上）。改行が抜けているようです。"
+    return broken("too_long", ja, f"The line is too long ({limit} characters or more). Line breaks may be missing.", place)
 
 
-def _encoding(path: Path) -> str:
-    """'utf-8-sig', 'utf-16' or 'cp932'; raises DataError when none fits.
-
-    CP932 accepts most UTF-8 bytes as mojibake, so it is tried only where more characters fail as UTF-8 than pass.
-    """
-    passed = failed = start = 0
-    first: tuple[int, int] | None = None  # line, byte
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16"
-            if not line.isascii():
-                text = line.decode("utf-8", "replace")
-                bad = text.count("\ufffd")
-                failed += bad
-                passed += len(text) - len(text.encode("ascii", "ignore")) - bad
-                first = first or ((number, start + _first_bad(line)) if bad else None)
-            start += len(line)
-    if failed <= passed:
-        return "utf-8-sig"
-    try:
-        with open(path, encoding="cp932", newline="\n") as file:
-            for _ in file:
-                pass
-    except UnicodeDecodeError:
-        line_number, byte = first or (1, 0)
-        fail(
-            f"{path} {line_number}行目（{byte}バイト目）: UTF-8 としても CP932（Shift_JIS）としても読めません。"
-            "→ UTF-8 で保存し直してください。",
-            f"{path} line {line_number} (byte {byte}): neither UTF-8 nor CP932 (Shift_JIS). -> Save it as UTF-8.",
-        )
-    return "cp932"
+class _Twice(ValueError):
+    """A key that one JSON object holds twice."""
 
 
-def _first_bad(line: bytes) -> int:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start
-    return 0
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object; json alone would take the last of two values under one key without a word."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return value
 
 
 def _parsed(text: str, place: Place) -> RawRow:
     if _ESCAPED.search(text):
         return broken("bad_encoding", "文字コードが壊れています。UTF-8 が必要です。", "Broken bytes. UTF-8 is needed.", place)
     try:
-        return RawRow(json.loads(text), place)
+        return RawRow(json.loads(text, object_pairs_hook=_object), place)
+    except _Twice as twice:
+        return _ambiguous(str(twice), place)
     except json.JSONDecodeError as error:
         why = f"{error.msg}: column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
@@ -75,33 +48,59 @@ def _parsed(text: str, place: Place) -> RawRow:
     return broken("not_json", f"JSON として読めません（{why}）。", f"Not JSON ({why}).", place)
 
 
+def _ambiguous(key: str, place: Place) -> RawRow:
+    ja = f"項目 {key[:40]!a} が2回あります。どちらの値か決められません。"
+    return broken("duplicate_key", ja, f"The key {key[:40]!a} stands there twice; which value counts is unclear.", place)
+
+
 def read_jsonl(path: Path) -> Iterator[RawRow]:
-    with _open(path, newline="\n") as file:  # str.splitlines would also cut at U+2028, which JSON allows inside text
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parsed(line, Place(str(path), number))
+    with open_text(path, newline="\n") as file:  # str.splitlines would also cut at U+2028, which JSON allows inside text
+        for number, line in text_lines(file):
+            place = Place(str(path), number)
+            if line is None:
+                yield _too_long(place)
+            elif line.strip():
+                yield _parsed(line, place)
 
 
 def read_json(path: Path) -> Iterator[RawRow]:
     """An array of objects, `{"data": [...]}`, one object, or JSONL under the wrong name, which is common."""
-    with _open(path, newline="\n") as file:
-        lines = (line for line in file if line.strip())
+    with open_text(path, newline="\n") as file:
+        lines = (line for _, line in text_lines(file) if line is None or line.strip())
         first, second = next(lines, ""), next(lines, "")
-    if second and isinstance(_parsed(first, Place(str(path), 1)).value, dict):
+    if second != "" and first and _is_object(first):
         yield from read_jsonl(path)
         return
-    with _open(path, newline="\n") as file:
+    refuse_large(path, LARGEST_DOCUMENT)
+    with open_text(path, newline="\n") as file:
         text = file.read()
     document = _document(text, path)
     if document == []:
         return
     if isinstance(document, list):
-        yield from _items(text, path)
+        yield from _items(text, path, text.index("["))
     elif isinstance(document, dict) and isinstance(document.get("data"), list):
-        for number, value in enumerate(document["data"], 1):
-            yield RawRow(value, Place(str(path), number, "row"))
+        yield from _numbered(document["data"], text, path)
     else:
-        yield RawRow(document, Place(str(path), 1))
+        yield _parsed(text, Place(str(path), 1))
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line is a JSON object by itself (it may hold a key twice)."""
+    row = _parsed(line, Place("", 1))
+    return isinstance(row.value, dict) or (row.problem is not None and row.problem.code == "duplicate_key")
+
+
+def _numbered(items: list, text: str, path: Path) -> Iterator[RawRow]:
+    """The items of a document's "data" by their number: where they begin is not known."""
+    whole = _parsed(text, Place(str(path), 1))
+    if whole.problem:  # broken bytes or a key twice, somewhere in it
+        fail(
+            f"{whole.problem.line_ja}→ 直すか、1行1件の JSONL にしてください（その行だけが除かれます）。",
+            f"{whole.problem.line_en} -> Mend it, or use JSONL, where only that line is dropped.",
+        )
+    for number, value in enumerate(items, 1):
+        yield RawRow(value, Place(str(path), number, "row"))
 
 
 def _document(text: str, path: Path) -> Any:
@@ -118,30 +117,29 @@ def _document(text: str, path: Path) -> Any:
     )
 
 
-def _items(text: str, path: Path) -> Iterator[RawRow]:
+def _items(text: str, path: Path, start: int) -> Iterator[RawRow]:
     """The items of an array that is known to be valid JSON, with the line on which each begins."""
     decoder, blank = json.JSONDecoder(), re.compile(r"[\s,\]]*")
     counted = line = 0
-    at = blank.match(text, text.index("[") + 1).end()
+    at = blank.match(text, start + 1).end()
     while at < len(text):
         line, counted = line + text.count("\n", counted, at), at
-        value, end = decoder.raw_decode(text, at)
-        place = Place(str(path), line + 1)
-        yield _parsed(text[at:end], place) if _ESCAPED.search(text, at, end) else RawRow(value, place)
+        _, end = decoder.raw_decode(text, at)
+        yield _parsed(text[at:end], Place(str(path), line + 1))
         at = blank.match(text, end).end()
 
 
 def read_csv(path: Path) -> Iterator[RawRow]:
     header: list[str] = []
-    with _open(path, newline="") as file:
+    too_long: list[int] = []
+    with open_text(path, newline="") as file:
         # strict: an unclosed quote is an error; without it the reader swallows the rows below into one cell
-        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+        reader = csv.reader(_kept(file, too_long), delimiter=_delimiter(path), strict=True)
         while True:
             place = Place(str(path), reader.line_num + 1)  # line_num counts lines, not rows: quoted cells may span lines
+            cells: list[str] | None = []
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
+                cells = next(reader, None)
             except csv.Error as error:
                 if not header:
                     fail(
@@ -151,7 +149,12 @@ def read_csv(path: Path) -> Iterator[RawRow]:
                 span = f"{place.number}-{reader.line_num}"
                 ja = f"CSV として読めません（{span}行目、{error}）。引用符が閉じていないようです。"
                 yield broken("not_csv", ja, f"Not CSV (lines {span}, {error}). A quote may be unclosed.", place)
-                continue
+            if too_long:  # a row that goes on around such a line is not whole: the line stands for it
+                yield from _too_long_lines(path, too_long, header)
+                too_long.clear()
+                cells = cells and []
+            if cells is None:
+                return
             if not any(cell.strip() for cell in cells):
                 continue
             if header:
@@ -160,9 +163,25 @@ def read_csv(path: Path) -> Iterator[RawRow]:
                 header = _header(cells, place)
 
 
+def _too_long_lines(path: Path, numbers: list[int], header: list[str]) -> Iterator[RawRow]:
+    for number in numbers:
+        row = _too_long(Place(str(path), number))
+        if not header:
+            fail(f"{row.problem.line_ja}→ 見出し行を直してください。", f"{row.problem.line_en} -> Mend the header.")
+        yield row
+
+
+def _kept(file: IO[str], too_long: list[int]) -> Iterator[str]:
+    """The lines of a file; an empty one in place of each that is too long, whose number goes to `too_long`."""
+    for number, line in text_lines(file):
+        if line is None:
+            too_long.append(number)
+        yield "\n" if line is None else line
+
+
 def _delimiter(path: Path) -> str:
-    with _open(path, newline="") as file:
-        first = next((line for line in file if line.strip()), "")
+    with open_text(path, newline="") as file:
+        first = next((line for _, line in text_lines(file) if line and line.strip()), "")
     preferred = "\t,;" if path.suffix.lower() == ".tsv" else ",\t;"
     return next((mark for mark in preferred if mark in first), preferred[0])
 

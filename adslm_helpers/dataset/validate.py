@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from ..foreign_text import brief
 from ..text.brief import whole_prompt
 from .rows import Place, Problem, RawRow
 
 SIDES = ("prompt", "chosen", "rejected")
 ROLES = ("system", "user", "assistant")
+_LONGEST_TEXT = 200_000  # characters: more than the longest max_length holds
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LISTED = re.compile(r'\[\s*\{.*"role"', re.DOTALL)
 _RESERVED = ("id", "source")  # ours; a user's column of that name is kept as original_id, original_source
@@ -164,7 +166,7 @@ def _cell(side: str, value: Any, notes: list[str]) -> str | list[dict]:
         return _strip(value, notes)
     if isinstance(value, list):
         return _messages(side, value, notes)
-    shown = repr(value)[:40]
+    shown = brief(value, 40)
     _no("not_text", f'"{side}" が文字列ではありません（{shown}）。', f'"{side}" is no text ({shown}).')
 
 
@@ -205,6 +207,13 @@ def _check_texts(row: dict) -> None:
         if _SURROGATE.search(text):
             ja = f'"{side}" に対のないサロゲート（壊れた絵文字など）があります。UTF-8 にできません。'
             _no("lone_surrogate", ja, f'"{side}" holds a lone surrogate (half an emoji), which UTF-8 cannot hold.')
+        if len(text) > _LONGEST_TEXT:
+            ja = f'"{side}" が長すぎます（{len(text):,} 文字。{_LONGEST_TEXT:,} 文字まで）。ファイル全体が1つの欄に入っているようです。'
+            _no(
+                "too_long",
+                ja,
+                f'"{side}" is too long ({len(text):,} characters, up to {_LONGEST_TEXT:,}): a whole file in one cell?',
+            )
         if "\0" in text:
             _no("nul_character", f'"{side}" に NUL 文字があります。', f'"{side}" holds a NUL character.')
 
@@ -242,7 +251,7 @@ def _no(code: str, ja: str, en: str) -> NoReturn:
 
 
 def _no_column(side: str, value: dict) -> NoReturn:
-    found = ", ".join(repr(key)[:40] for key in [*value][:8])
+    found = ", ".join(brief(key, 40) for key in [*value][:8])
     ja = f'列 "{side}" がありません（ある列: {found}）。DPO には prompt, chosen, rejected が必要です。'
     _no("missing_column", ja, f'No column "{side}" (found: {found}). DPO needs prompt, chosen and rejected.')
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import SetupError
+from ..foreign_text import harmless
 from ..run import write_bytes
 
 
@@ -90,7 +91,7 @@ def refusals(module: ModuleType | None = None) -> tuple[type[Exception], ...]:
 
 def said(error: Exception) -> str:
     """An error of Colab on one line of at most 200 characters, with its class."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return harmless(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
 
 
 def _free_path(folder: Path, name: str) -> Path:

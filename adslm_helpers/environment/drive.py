@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SetupError
+from ..run_names import user_path
 from .colab import colab_module, in_notebook, on_colab, refusals, said
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def drive_folder(mount: bool = True) -> Path:
             "This is not Google Colab, so Google Drive cannot be mounted. "
             "-> Set ADSLM_DRIVE to your Google Drive for desktop folder, or export to a folder or a zip.",
         )
-    usual = Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
+    usual = _usual_point()
     mounted = _mounted_at(usual)
     point = mounted or usual
     folder = point / "MyDrive"
@@ -88,8 +89,17 @@ def drive_folder(mount: bool = True) -> Path:
     return folder
 
 
+def mounted_drive() -> Path | None:
+    """Where Drive is mounted on Colab, whether its connection works or not; None elsewhere and where it is not mounted. Asks nobody."""
+    return _mounted_at(_usual_point()) if on_colab() else None
+
+
+def _usual_point() -> Path:
+    return Path(os.environ.get("ADSLM_MOUNT") or "/content/drive")
+
+
 def _given_drive(given: str) -> Path:
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if not os.path.isdir(folder):  # False, not OSError, on a drive that does not answer
         raise SetupError(
             f"ADSLM_DRIVE のフォルダー {given!r} がありません。→ フォルダーを作るか、ADSLM_DRIVE を直してください。",

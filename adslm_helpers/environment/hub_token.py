@@ -8,10 +8,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..foreign_text import TOKEN_VARIABLES, remember_secret
 from .colab import colab_module, in_notebook, on_colab, refusals
 
-VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Read in this order; the second is the hub client's old name."""
+VARIABLES = TOKEN_VARIABLES
+"""Read in this order."""
 _SECRET = "HF_TOKEN"
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ def hf_token() -> str | None:
     """
     # A token that was pasted with its line end would break every request.
     token = next(filter(None, (os.environ.get(name, "").strip() for name in VARIABLES)), None)
-    if token or _login_file() is not None:
+    if token or (login := _login_file()) is not None:
+        if not token:
+            _remember(login)
         return token
     return _colab_secret() if in_notebook() else None  # it asks the browser, through the kernel
 
@@ -73,13 +76,24 @@ def _login_file() -> Path | None:
     return path if os.path.isfile(path) else None
 
 
+@functools.cache
+def _remember(login: Path) -> None:
+    """What the hub client will send is struck out of all that we show, whatever it looks like."""
+    try:
+        remember_secret(login.read_text(encoding="utf-8", errors="replace")[:1000])
+    except OSError:
+        return
+
+
 @functools.cache  # once per process, refusals too: each question may open a dialog, or wait 10 s where no browser listens
 def _colab_secret() -> str | None:
     userdata = colab_module("userdata")
     if userdata is None:
         return None
     try:
-        return (userdata.get(_SECRET) or "").strip() or None
+        token = (userdata.get(_SECRET) or "").strip() or None
+        remember_secret(token or "")
+        return token
     except getattr(userdata, "SecretNotFoundError", ()):
         return None  # nothing to warn about: most models are public
     except refusals(userdata) as error:

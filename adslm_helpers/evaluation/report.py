@@ -6,6 +6,7 @@ import base64
 from importlib import resources
 from typing import Any
 
+from ..foreign_text import harmless
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import Run, now
 from ..text.brief import whole_prompt
@@ -23,11 +24,15 @@ _BROKEN = {
 def render_report(
     run: Run, recipe: DpoRecipe, metrics: dict[str, Any], comparisons: list[dict], figures: dict[str, bytes]
 ) -> str:
-    """The page as text. Everything that came from data or model is escaped; figures are inside; it loads nothing."""
+    """The page as text. Everything that came from data or model is escaped, what turns the reading direction or is a secret included;
+    figures are inside; it loads nothing."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     template = (resources.files(__package__) / "report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    )
     return environment.from_string(template).render(
         run=run.name,
         now=now(),
@@ -41,9 +46,14 @@ def render_report(
         checks=[(CHECKS[check], metrics["checks_base"][check], metrics["checks_tuned"][check]) for check in CHECKS],
         examples=[_example(row) for row in spread(comparisons, 10)],
         losses=[_example(row) for row in comparisons if row["outcome"] == "loss"][:5],
-        figures={name: base64.b64encode(png).decode() for name, png in figures.items()},
+        figures={name: Markup(base64.b64encode(png).decode()) for name, png in figures.items()},
         percent=percent,
     )
+
+
+def _harmless(value: Any) -> Any:
+    """What the page shows of a value: `harmless`, for plain text; what is HTML already (a macro's, a figure) stays."""
+    return harmless(value) if type(value) is str else value
 
 
 def percent(value: float | None) -> str:

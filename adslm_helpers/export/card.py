@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from ..evaluation.verdict import verdict
+from ..foreign_text import harmless, markdown
 from ..models.catalog import CATALOG
 from ..recipe import EMBEDDED, DpoRecipe
 from .public import is_local, public_name
 
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_BORDER = re.compile(r"(?<!\\)\|")
 _LICENCE_IDS = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 _MEASURES = (
     ("heldout_loss", "検証損失（0.693 = 学習前）", "held-out DPO loss (0.693 = untrained)", "{:.3f}"),
@@ -40,7 +45,7 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """The whole card as Markdown with the hub's front matter."""
-    parts = [_front_matter(facts), f"# {facts.name}", *_warning(facts)]
+    parts = [_front_matter(facts), f"# {markdown(facts.name)}", *_warning(facts)]
     parts += [_training(facts), _recipe(facts.recipe), _evaluation(facts.metrics), _limits(facts), _usage(facts)]
     return "\n\n".join(parts) + "\n"
 
@@ -52,7 +57,7 @@ def licence(base: str) -> str:
 
 def _front_matter(facts: CardFacts) -> str:
     lines = ["---", f"license: {_LICENCE_IDS.get(licence(facts.base), 'other')}", "language:", "- ja"]
-    if "/" in facts.base:
+    if _HUB_NAME.fullmatch(facts.base):
         lines.append(f"base_model: {facts.base}")
     lines.append(f"library_name: {'transformers' if facts.merged_dtype else 'peft'}")
     return "\n".join([*lines, "tags:", "- dpo", "- lora", "---"])
@@ -73,7 +78,7 @@ def _training(facts: CardFacts) -> str:
     known = licence(facts.base)
     told = known if known != "?" else "不明。ベースモデルの説明を確かめてください / unknown: see the base model's own card"
     rows = [
-        ("ベースモデル / base model", f"{facts.base}（ライセンス / licence: {told}）"),
+        ("ベースモデル / base model", f"{markdown(facts.base)}（ライセンス / licence: {told}）"),
         ("方法 / method", f"DPO + LoRA（loss {facts.recipe.loss_type}, beta {facts.recipe.beta:g}, rank {facts.recipe.lora_r}）"),
         ("データ / data", _source(facts.dataset)),
         ("読んだ行・除いた行 / rows read, dropped", f"{facts.dataset.get('rows_in', '?')}, {dropped}"),
@@ -89,8 +94,8 @@ def _training(facts: CardFacts) -> str:
 def _source(dataset: dict[str, Any]) -> str:
     name = str(dataset.get("source", "?"))
     if name.partition(":")[0] == "sample":
-        return f"{name}（作り物の見本。実在の商品・広告ではありません / synthetic: no real product, no real ad）"
-    return name if name.startswith("hf:") else PurePath(public_name(name)).name
+        return f"{markdown(name)}（作り物の見本。実在の商品・広告ではありません / synthetic: no real product, no real ad）"
+    return markdown(name if name.startswith("hf:") else PurePath(public_name(name)).name)
 
 
 def _recipe(recipe: DpoRecipe) -> str:
@@ -101,8 +106,8 @@ def _recipe(recipe: DpoRecipe) -> str:
             continue
         if field == "models":
             value = [public_name(name) for name in value]
-        rows.append((f"`{field}`", _plain(value), _plain(getattr(default, field))))
-    title = f"## レシピ / Recipe\n\nプリセット / preset: `{recipe.preset}`。"
+        rows.append((f"`{field}`", markdown(_plain(value)), _plain(getattr(default, field))))
+    title = f"## レシピ / Recipe\n\nプリセット / preset: {markdown(recipe.preset)}。"
     if not rows:
         return title + "すべて既定値です。/ Every setting is the default."
     return (
@@ -165,8 +170,8 @@ def _limits(facts: CardFacts) -> str:
         ]
     if is_local(facts.base) or ("/" not in facts.base and facts.base != EMBEDDED):
         lines += [
-            f"- ベースモデル {facts.base} は手元のフォルダーです。アダプターだけを使うには、そのフォルダーが必要です。",
-            f"  The base model {facts.base} was a local folder; the adapter alone is of no use without it.",
+            f"- ベースモデル {markdown(facts.base)} は手元のフォルダーです。アダプターだけを使うには、そのフォルダーが必要です。",
+            f"  The base model {markdown(facts.base)} was a local folder; the adapter alone is of no use without it.",
         ]
     return "## 限界 / Limits\n\n" + "\n".join(lines)
 
@@ -189,7 +194,7 @@ def _usage(facts: CardFacts) -> str:
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("adapter")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{base}"){note}\n'
+        f"model = AutoModelForCausalLM.from_pretrained({_python(base)}){note}\n"
         'model = PeftModel.from_pretrained(model, "adapter")\n'
     )
     parts = ["## 使い方 / How to load"]
@@ -200,7 +205,12 @@ def _usage(facts: CardFacts) -> str:
     return "\n\n".join(parts)
 
 
+def _python(text: str) -> str:
+    """A Python string literal that cannot end the code block around it, nor begin a tag."""
+    return json.dumps(harmless(text)).replace("`", "\\x60").replace("<", "\\x3c")
+
+
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(_BORDER.sub(r"\\|", str(cell)).replace("\n", " ") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

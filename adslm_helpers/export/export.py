@@ -14,10 +14,12 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.drive import drive_folder
 from ..errors import ExportError, ModelError
+from ..foreign_text import brief
 from ..models.loading import LoadedModel, load_named
 from ..models.tuned import base_name, load_tuned, trained_recipe
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import Run, now, read_json, versions, write_json, write_text
+from ..run_names import user_path
 from .card import CardFacts, licence, model_card
 from .check import Answers, Difference, FourBit, against_four_bit, check, check_rounded, tuned_answers
 from .contents import load_for_export, published_dtype, release, write_adapter, write_merged, write_records
@@ -150,8 +152,8 @@ def _target(run: Run, target: str | Path | None, kind: str) -> Path:
         )
     name = f"{run.name}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
     if kind == "drive":
-        return drive_folder() / (target or f"adslm/{name}")
-    path = Path(target).expanduser() if target else run.export / name
+        return drive_folder() / _on_drive(Path(target or f"adslm/{name}"))
+    path = user_path(target) if target else run.export / name
     return path.with_name(f"{path.name}.zip") if kind == "zip" and path.suffix != ".zip" else path
 
 
@@ -168,6 +170,15 @@ def _remove_left(run: Run, target: Path) -> tuple[str, ...]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             removed.append(str(path))
     return tuple(removed)
+
+
+def _on_drive(target: Path) -> Path:
+    if target.is_absolute() or ".." in target.parts:
+        raise ExportError(
+            f"target {brief(str(target))} は Drive の外を指しています。→ マイドライブの中の名前（例: adslm/spring）にしてください。",
+            f"The target {brief(str(target))} leads out of the Drive. -> Give a name inside My Drive (for example adslm/spring).",
+        )
+    return target
 
 
 def _copy_or_keep(partial: Path, target: Path, folder: Path) -> None:

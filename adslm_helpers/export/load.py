@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+from ..copies import differing_files
 from ..errors import ExportError
 from ..models.loading import LoadedModel, load_named
+from ..models.tuned import ADAPTER_FILES
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import read_json
-from .publish import MANIFEST, differing_files
+from ..run_names import user_path
+from .public import is_local
+from .publish import MANIFEST
 
 # Loading one of these can run code.
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so", ".pyc")
+# What file managers leave in a folder that they have shown.
+_OF_THE_SYSTEM = ("Thumbs.db", "desktop.ini")
+_LARGEST = 16 << 20
+_ENTRIES = {"files": list, "merged": bool, "base_model": str, "name": str}
 
 
 def load_export(folder: str | Path, base: str | None = None) -> LoadedModel:
@@ -20,10 +30,16 @@ def load_export(folder: str | Path, base: str | None = None) -> LoadedModel:
     `base`: where the base model is, for an adapter whose base was a local folder.
     Raises ExportError when the folder is no export, lacks a file, holds a changed one or holds pickled weights; ModelError.
     """
-    folder = Path(folder).expanduser()
-    manifest = _manifest(folder)
-    _refuse_pickles(folder)
-    _refuse_changed(folder, manifest)
+    folder = user_path(folder)
+    try:
+        manifest = _manifest(folder)
+        _refuse_pickles(folder)
+        _refuse_changed(folder, manifest)
+    except OSError as error:
+        raise ExportError(
+            f"{folder} を読めません（{error.strerror or error}）。→ 権限とファイルの状態を確かめるか、写し直してください。",
+            f"{folder} cannot be read ({error.strerror or error}). -> Check its permissions, or copy the folder again.",
+        ) from None
     # Nothing is trained: the shortest lengths, so that only the model itself has to fit.
     recipe = DpoRecipe(fallback=False, max_length=16, max_prompt_length=8, max_new_tokens=1)
     if manifest["merged"]:
@@ -45,13 +61,29 @@ def _manifest(folder: Path) -> dict:
             f"{folder} is no exported folder (it has no {MANIFEST}). "
             f"-> Give {'the folder that the zip unpacks to' if zipped else 'a folder that export_run wrote'}.",
         )
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not {"files", "merged", "base_model", "name"} <= manifest.keys():
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).stat().st_size <= _LARGEST else None
+    if not _is_manifest(manifest):
         raise ExportError(
             f"{folder / MANIFEST} は adslm の書き出しの記録ではありません。→ export_run が書いたフォルダーを指定してください。",
             f"{folder / MANIFEST} is not the manifest of an adslm export. -> Give a folder that export_run wrote.",
         )
     return manifest
+
+
+def _is_manifest(manifest: Any) -> bool:
+    """Whether it has the entries that are read here, each of its type, and names no file outside the folder."""
+    if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in _ENTRIES.items()):
+        return False
+    return all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("path"), str) and _is_inside(entry["path"])
+        for entry in manifest["files"]
+    )  # fmt: skip
+
+
+def _is_inside(path: str) -> bool:
+    parts = re.split(r"[/\\]", path)
+    return not (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or "\0" in path or {"", ".", ".."} & set(parts))
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -65,9 +97,10 @@ def _refuse_pickles(folder: Path) -> None:
 
 def _refuse_changed(folder: Path, manifest: dict) -> None:
     listed = {entry["path"] for entry in manifest["files"]}
-    weights = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
-    needed = {"adapter/adapter_model.safetensors"} if not manifest["merged"] else {"merged/config.json"}
-    wrong = sorted({*differing_files(folder, manifest["files"]), *(weights - listed), *(needed - listed)})
+    read = {path.relative_to(folder).as_posix() for part in ("adapter", "merged") for path in (folder / part).rglob("*")
+            if not path.is_dir() and not path.name.startswith(".") and path.name not in _OF_THE_SYSTEM}  # fmt: skip
+    needed = {"merged/config.json"} if manifest["merged"] else {f"adapter/{name}" for name in ADAPTER_FILES}
+    wrong = sorted({*differing_files(folder, manifest["files"]), *(read - listed), *(needed - listed)})
     if wrong:
         raise ExportError(
             f"{folder} のファイルが書き出したときと違います（{', '.join(wrong)}）。→ もう一度書き出すか、写し直してください。",
@@ -76,7 +109,7 @@ def _refuse_changed(folder: Path, manifest: dict) -> None:
 
 
 def _base(folder: Path, manifest: dict) -> str:
-    if manifest.get("base_model_is_local"):
+    if manifest.get("base_model_is_local") or is_local(manifest["base_model"]):
         raise ExportError(
             f"{folder} はアダプターだけで、ベースモデル {manifest['base_model']} は手元のフォルダーでした。"
             "→ load_export(..., base='そのフォルダー') としてください。",

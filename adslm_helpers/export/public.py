@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..foreign_text import redacted
 from ..run import Run, read_json, write_json, write_text
+from ..run_names import is_folder, user_path
 
 # What transformers notes about the place a tokenizer was loaded from; it would make a later load look there.
 _TEXT_FILES = (".json", ".jsonl", ".html", ".md")
@@ -17,8 +19,8 @@ _LEFT_ALONE = ("tokenizer.json", "vocab.json")  # vocabularies: no paths in them
 
 def is_local(name: str) -> bool:
     """Whether a model's name is a folder of some machine rather than a hub id or 'embedded-tiny'."""
-    path = Path(name).expanduser()
-    return path.is_absolute() or path.is_dir() or name.startswith(("~", ".")) or "\\" in name
+    path = user_path(name)
+    return path.is_absolute() or is_folder(name) or name.startswith(("~", ".")) or "\\" in name
 
 
 def public_name(name: str) -> str:
@@ -56,11 +58,11 @@ def clean_text(text: str, paths: Sequence[tuple[str, str]]) -> str:
 
 
 def clean_folder(folder: Path, paths: Sequence[tuple[str, str]]) -> None:
-    """`clean_text` for every text file below `folder` but the vocabularies."""
+    """`clean_text` for every text file below `folder` but the vocabularies, and no secret in one of them."""
     for path in sorted(folder.rglob("*")):
         if path.suffix in _TEXT_FILES and path.name not in _LEFT_ALONE:
             before = path.read_text(encoding="utf-8")
-            after = clean_text(before, paths)
+            after = redacted(clean_text(before, paths))
             if after != before:
                 write_text(path, after)
 

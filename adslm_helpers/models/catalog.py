@@ -146,7 +146,7 @@ def facts_from_config(config: Any) -> ModelFacts:
         vocabulary=config.vocab_size,
         heads=heads,
         kv_heads=_first(config, "num_key_value_heads") or heads,
-        head_dim=_first(config, "head_dim") or hidden // heads,
+        head_dim=_first(config, "head_dim") or hidden // max(1, heads),
         tied=bool(getattr(config, "tie_word_embeddings", architecture in ("gpt2", "gemma", "gemma2"))),
         positions=_first(config, "n_positions", "max_position_embeddings") if architecture == "gpt2" else 0,
         bias=bool(getattr(config, "attention_bias", False)),

@@ -14,10 +14,13 @@ from ..environment.hub_token import has_hub_token, hf_token
 from ..environment.machine import Probe, probe_machine
 from ..environment.packages import hide_kernel_notice
 from ..errors import ModelError
+from ..foreign_text import harmless
 from ..recipe import EMBEDDED, DpoRecipe
+from ..run_names import is_folder, user_path
+from .adapters import with_adapter
 from .catalog import CATALOG, ModelFacts, facts_from_config, is_causal, lora_targets
 from .generation import generate_texts
-from .local import local_config
+from .local import local_config, odd_values
 from .memory import plan_memory
 from .plan import does_not_fit, plan_model
 from .skipped import Skipped, gated, no_model, too_long, wrong_architecture
@@ -93,9 +96,7 @@ def load_named(name: str, recipe: DpoRecipe, adapter: Path | None = None) -> Loa
 
     loaded = load_model(replace(recipe, models=(name,), fallback=False), training=False)
     if adapter is not None:
-        from peft import PeftModel
-
-        loaded.model = PeftModel.from_pretrained(loaded.model, str(adapter), is_trainable=False)
+        loaded.model = with_adapter(loaded.model, adapter)
     loaded.model.eval()
     return loaded
 
@@ -153,16 +154,21 @@ def _try_load(
 
     logging.disable_progress_bar()  # of reading and writing weights, in red under every cell; downloads have their own bar
     where, only_local = _where(name, reachable)
-    access = {"local_files_only": only_local, "token": None if only_local else hf_token()}
+    # Code of a model's own is never run; without the last entry transformers asks on the terminal whether to.
+    access = {"local_files_only": only_local, "token": None if only_local else hf_token(), "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(where, **access)
+        if odd := odd_values(vars(config)):
+            raise ValueError(f"config.json: {', '.join(odd)}")
         if not is_causal(config):
             return wrong_architecture(name, config)
         if refused := _refused(name, facts_from_config(config), recipe, plan, training):
             return refused
         tokenizer = AutoTokenizer.from_pretrained(where, **access)
         model = AutoModelForCausalLM.from_pretrained(where, **access, **_load_options(recipe, plan))
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # of a broken folder: the classes of many libraries, tokenizers' bare Exception among them
+        if "OutOfMemory" in type(error).__name__:  # no fault of the model's: whoever asked may make room
+            raise
         return _why_not(name, error, only_local)
     model = _keep_layout(model) if recipe.load_in_4bit else model.to(plan.device)
     if plan.compute_dtype != "float32" and not (plan.bf16 or plan.fp16):
@@ -180,8 +186,8 @@ def _where(name: str, reachable: Callable[[], bool]) -> tuple[str, bool]:
     """What to hand to from_pretrained, and whether only local files may be used."""
     if name == EMBEDDED:
         return str(embedded_model_path()), True
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser()), True
+    if is_folder(name):
+        return str(user_path(name)), True
     return name, os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or not reachable()
 
 
@@ -249,11 +255,11 @@ def _keep_layout(model: Any) -> Any:
 
 def _why_not(name: str, error: Exception, only_local: bool) -> Skipped:
     """The reason of a failed load in words. The error's own text is kept short: hub errors quote whole pages."""
-    text = " ".join(str(error).split())[:160]
+    text = harmless(" ".join(str(error).split()))[:160] or type(error).__name__
     if "Unrecognized configuration class" in text:
         ja, en = "文の続きを書くモデル（causal LM）ではありません", "not a model that continues a text (causal LM)"
         return Skipped(name, "wrong_architecture", f"{ja}（{text}）", f"{en}: {text}")
-    if name == EMBEDDED or Path(name).expanduser().is_dir():
+    if name == EMBEDDED or is_folder(name):
         ja, en = f"フォルダーのモデルを読めません（{text}）", f"the model in this folder cannot be read ({text})"
         return Skipped(name, "unreadable", ja, en)
     if "not a valid model identifier" in text:  # the hub also answers 401 to a name that it does not have

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ModelError
+
 # Models without a chat template of their own: the form their authors trained with. Set on the tokenizer, so that it is exported with it.
 TEMPLATES = {
     "microsoft/DialoGPT-small": "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}",
@@ -30,5 +32,19 @@ def as_messages(prompt: str | list[dict]) -> list[dict]:
 
 
 def render_prompt(tokenizer: Any, prompt: str | list[dict]) -> str:
-    """The exact text after which the model writes its answer, special tokens included (tokenise with add_special_tokens=False)."""
-    return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    """The exact text after which the model writes its answer, special tokens included (tokenise with add_special_tokens=False).
+
+    Raises ModelError where the model's chat template refuses the dialogue (Gemma's takes no system message) or is broken.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        roles = ", ".join(message["role"] for message in as_messages(prompt))
+        raise ModelError(
+            f"モデルのチャットテンプレートが、この依頼（{roles}）を受け付けません（{type(error).__name__}: {error}）。"
+            "→ system の発言を除くか、別のモデルにしてください。",
+            f"The model's chat template refuses this prompt ({roles}): {type(error).__name__}: {error}. "
+            "-> Leave out the system message, or take another model.",
+        ) from None

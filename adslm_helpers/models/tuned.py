@@ -34,8 +34,9 @@ def trained_recipe(run: Run) -> DpoRecipe:
 
 def base_name(run: Run) -> str:
     """The base model of the run as the manifest names it: a hub id, a folder or 'embedded-tiny'."""
-    name = run.manifest().get("model", {}).get("name")
-    if not name:
+    model = run.manifest().get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    if not name or not isinstance(name, str):
         raise RunError(
             f"{run.path / 'manifest.json'} にベースモデルの名前がありません。→ ノートブック 02（学習）をもう一度実行してください。",
             f"{run.path / 'manifest.json'} does not name the base model. -> Run notebook 02 (training) again.",

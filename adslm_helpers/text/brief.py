@@ -20,14 +20,16 @@ _AUDIENCE = (
     re.compile(r"(?P<audience>[^\s、。]{1,20})(?:に向けた|向けに)"),
 )
 _APPEAL = (
-    re.compile(r"訴求(?:点|ポイント)?は?\s*[：:]?\s*「(?P<appeal>[^「」\n]+)」"),
+    re.compile(r"訴求(?:点|ポイント)?は?(?:\s*[：:])?\s*「(?P<appeal>[^「」\n]+)」"),
     re.compile(r"訴求(?:点|ポイント)?\s*[：:][^\S\n]*(?P<appeal>[^「」\s、。][^「」\n、。]*)"),
     re.compile(r"「(?P<appeal>[^「」\n]+)」を(?:入れ|含め|使)"),
 )
 _CHANNEL = (re.compile(r"媒体\s*[：:][^\S\n]*(?P<channel>[^\s（(、。][^\n（(、。]*)"), re.compile(rf"(?P<channel>{CHANNELS})"))
-_MAX = re.compile(r"(\d+)\s*(?:文字|字)\s*(?:以内|以下|まで)")
-_MIN = re.compile(r"(\d+)\s*(?:文字|字)\s*以上")
-_BETWEEN = re.compile(r"(\d+)\s*(?:文字|字)?\s*[~〜～-]\s*(\d+)\s*(?:文字|字)")
+# From the first digit on and up to a million: else a text of digits alone takes hours, or ends in a number that Python refuses to read.
+_NUMBER = r"(?<!\d)(\d{1,6})"
+_MAX = re.compile(rf"{_NUMBER}\s*(?:文字|字)\s*(?:以内|以下|まで)")
+_MIN = re.compile(rf"{_NUMBER}\s*(?:文字|字)\s*以上")
+_BETWEEN = re.compile(rf"{_NUMBER}\s*(?:(?:文字|字)\s*)?[~〜～-]\s*{_NUMBER}\s*(?:文字|字)")
 
 
 @dataclass(frozen=True)

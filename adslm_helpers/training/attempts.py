@@ -12,24 +12,24 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import choose_device
 from ..environment.machine import probe_machine
-from ..errors import AdslmError, TrainingError
+from ..errors import TrainingError
 from ..models.catalog import facts_from_config
 from ..models.loading import LoadedModel, load_model
 from ..models.memory import plan_memory
 from ..models.plan import plan_run
 from ..models.skipped import Skipped
-from ..recipe import DpoRecipe, recipe_from_dict
-from ..run import Run, now, write_json
-from .checkpoints import remove_after, seal_callback, step_of, train_from
+from ..recipe import DpoRecipe
+from ..run import Run, write_json
+from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step_of, train_from
 from .finite import NotFiniteError, NumberGuard
-from .history import HISTORY, Alarm, append_row, read_history, write_alarm
+from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
 from .prompts import EncodedPairs, encode_pairs
+from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
 from .trl_api import build_trainer, readable_checkpoints
 
-RECOVERIES = "recoveries.jsonl"
 _OF_NUMBERS = ("float32", "half_learning_rate")
 
 
@@ -65,69 +65,46 @@ class _Attempt:
         return self.guard.phase if self.guard and self.phase == "training" else self.phase
 
 
-def train_until_done(
-    run: Run,
-    asked: DpoRecipe,
-    recipe: DpoRecipe,
-    callbacks: Sequence[Any],
-    find_checkpoint: Callable[[Path], Path | None],
-    resume: bool,
-) -> Outcome:
+def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: Sequence[Any], resume: bool) -> Outcome:
     """Trains by `recipe` (`asked`, made to fit), and by what the remedies make of it, until a training ends.
 
-    `find_checkpoint`: the newest checkpoint of a training folder that can be trusted. `resume`: an earlier session's checkpoints and
-    recoveries are this training's own. Each recovery is a row of recoveries.jsonl, a line of alarms.jsonl and in the manifest.
-    Raises what stopped the training when no remedy is left, and ModelError and TrainingError as loading and building do.
+    `resume`: an earlier session's checkpoints and recoveries are this training's own. Each recovery is a row of recoveries.jsonl, a line of alarms.jsonl and in the manifest.
+    Raises what stopped the training when no remedy is left, Interrupted, and ModelError and TrainingError as loading and building do.
     """
-    ring, interruption = _bell(run.training, callbacks), Interruption()
-    recoveries = read_history(run.training / RECOVERIES) if resume else []
+    ring = _bell(run.training, callbacks)
+    recoveries = read_recoveries(run) if resume else []
     attempt = _Attempt(as_recovered(recipe, recoveries))
     while True:
         try:
-            return _try(run, attempt, callbacks, find_checkpoint if resume else None, interruption)
+            return _try(run, attempt, callbacks, resume)
         except NotFiniteError as error:
-            failure = _bare(error)
+            failure, cause = _bare(error), error.diagnosis.cause
             ring(error.alarm())
             tried = sum(row["remedy"] in _OF_NUMBERS for row in recoveries)
             remedy = _after_not_finite(error, attempt) if tried < recipe.recoveries else None
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            failure = _bare(error)
+            failure, cause = _bare(error), "out_of_memory"
             remedy = after_out_of_memory(attempt.recipe, attempt.failed_in(), attempt.model or attempt.recipe.models[0])
-            ring(_memory_alarm(attempt))
+            ring(memory_alarm(attempt.recipe, attempt.step, attempt.failed_in()))
         if remedy is None:
-            raise _nothing_left(failure, attempt, len(recoveries)) from None
+            raise nothing_left(failure, attempt.model, len(recoveries)) from None
         if remedy.from_start:
             remedy = replace(remedy, recipe=plan_run(replace(asked, models=remedy.recipe.models)).recipe)
-            attempt.skipped.append(_too_large(attempt.model))
-            remove_after(run.training, 0)  # of another model: a kill before its own first one must not lead back to them
-        row = _record(run, remedy, attempt, failure)
+            attempt.skipped.append(too_large(attempt.model))
+        resume = not remedy.from_start
+        clear_up(run.training)
+        if remedy.from_start:  # before it is noted: a kill in between must not leave another model's checkpoints to the next one
+            remove_after(run.training, 0)
+        row = record(run, remedy, attempt.recipe, attempt.step, attempt.failed_in(), cause)
         recoveries.append(row)
         ring(Alarm(attempt.step, "recovery", "note", remedy.ja, remedy.en, {"remedy": remedy.kind, **row["changes"]}))
-        resume = not remedy.from_start
         attempt = _Attempt(remedy.recipe, "" if remedy.from_start else attempt.model, skipped=attempt.skipped)
         _free_memory()
 
 
-def as_recovered(recipe: DpoRecipe, recoveries: Sequence[dict]) -> DpoRecipe:
-    """The recipe with the changes of earlier recoveries, so that a resumed training does not run into the same wall again."""
-    changes = {name: after for row in recoveries for name, (_, after) in row["changes"].items()}
-    return recipe_from_dict({**recipe.to_dict(), **changes})
-
-
-def read_recoveries(run: Run) -> list[dict]:
-    """The recoveries of the run's training, oldest first: step, cause, remedy, changes, words."""
-    return read_history(run.training / RECOVERIES)
-
-
-def _try(
-    run: Run,
-    attempt: _Attempt,
-    callbacks: Sequence[Any],
-    find_checkpoint: Callable[[Path], Path | None] | None,
-    interruption: Interruption,
-) -> Outcome:
+def _try(run: Run, attempt: _Attempt, callbacks: Sequence[Any], resume: bool) -> Outcome:
     from .callbacks import FiniteGuard, HistoryCallback, LearningRate, tensorboard_callback
 
     recipe = attempt.recipe
@@ -137,15 +114,16 @@ def _try(
     attempt.model, attempt.plan, attempt.phase = loaded.name, loaded.plan, "training"
     attempt.facts = facts_from_config(loaded.model.config)
     sides = _encoded(run, loaded, recipe)
-    finite, checkpoint = FiniteGuard(), find_checkpoint(run.training) if find_checkpoint else None
-    resumed_from = step_of(checkpoint) if checkpoint else 0
+    checkpoint = last_valid(run.training) if resume else None
+    start = step_of(checkpoint) if checkpoint else 0
+    finite, interruption = FiniteGuard(), Interruption()
     watchers = (
         seal_callback(),
         interruption.callback(),
         HistoryCallback(run.training / HISTORY),
         finite,
         LearningRate(recipe.learning_rate),
-        *tensorboard_callback(run.training / "events", resumed_from),
+        *tensorboard_callback(run.training / "events", start),
         *callbacks,
     )
     done_by_us: list[str] = []
@@ -174,8 +152,7 @@ def _try(
             trainer.evaluate()
     finally:
         attempt.step = trainer.state.global_step
-    seconds = time.monotonic() - started
-    return Outcome(trainer, used, loaded, report, sides, done_by_us, resumed_from, seconds)
+    return Outcome(trainer, used, loaded, report, sides, done_by_us, start, time.monotonic() - started)
 
 
 def evaluated_at(step: int, history: list[dict]) -> bool:
@@ -204,66 +181,6 @@ def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None
     memory = plan_memory(attempt.facts, recipe, device)
     fits = device.usable_gb is None or memory.needed <= device.usable_gb
     return after_not_finite(error.diagnosis.cause, attempt.recipe, attempt.plan, fits)
-
-
-def _memory_alarm(attempt: _Attempt) -> Alarm:
-    where_ja, where_en = {
-        "loading": ("モデルの読み込み", "loading the model"),
-        "training": ("学習", "training"),
-        "evaluation": ("評価", "evaluation"),
-    }[attempt.failed_in()]
-    recipe = attempt.recipe
-    measured = {
-        "phase": attempt.failed_in(),
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
-        "max_length": recipe.max_length,
-    }
-    return Alarm(
-        attempt.step,
-        "out_of_memory",
-        "stop",
-        f"{where_ja}の途中でメモリが足りなくなりました",
-        f"memory ran out while {where_en}",
-        measured,
-    )
-
-
-def _record(run: Run, remedy: Remedy, attempt: _Attempt, failure: BaseException) -> dict:
-    """One recovery, written before the next attempt starts: a kill in between must not lose it."""
-    cause = failure.diagnosis.cause if isinstance(failure, NotFiniteError) else "out_of_memory"
-    row = {
-        "time": now(),
-        "step": attempt.step,
-        "phase": attempt.failed_in(),
-        "cause": cause,
-        "remedy": remedy.kind,
-        "changes": remedy.changes(attempt.recipe),
-        "ja": remedy.ja,
-        "en": remedy.en,
-    }
-    append_row(run.training / RECOVERIES, row)
-    run.update(recoveries=read_recoveries(run))
-    return row
-
-
-def _nothing_left(failure: BaseException, attempt: _Attempt, tried: int) -> AdslmError:
-    if isinstance(failure, AdslmError):
-        again_ja = f"\n自動の復旧は {tried} 回行いました。" if tried else ""
-        again_en = f"\nIt recovered by itself {tried} times before." if tried else ""
-        failure.ja, failure.en = failure.ja + again_ja, failure.en + again_en
-        return failure
-    text = " ".join(str(failure).split())[:160]
-    return TrainingError(
-        f"{attempt.model} はこの機器のメモリに収まりません（{text}）。バッチ・再計算・評価のバッチはもう減らせません。チェックポイントは残っています。"
-        "→ max_length を小さくするか、小さいモデルか load_in_4bit=true にしてください。",
-        f"{attempt.model} does not fit into this device's memory ({text}); batch, recomputing and evaluation batch have nothing left to give. "
-        "Checkpoints are kept. -> Lower max_length, or choose a smaller model or load_in_4bit=true.",
-    )
-
-
-def _too_large(model: str) -> Skipped:
-    return Skipped(model, "does_not_fit", "学習中にメモリが足りなくなりました", "it ran out of memory in training")
 
 
 def _bell(training: Path, callbacks: Sequence[Any]) -> Callable[[Alarm], None]:

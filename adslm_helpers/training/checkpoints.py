@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..run import read_json, remove_temporary, sha256, write_json, write_text
+from ..run import remove_temporary, sha256, write_json, write_text
 
 SEAL = "seal.json"
 _STATE = "trainer_state.json"
@@ -114,6 +114,11 @@ def discard_unusable(training: Path) -> list[Unusable]:
     return told
 
 
+def clear_up(training: Path) -> list[str]:
+    """`discard_unusable`; what there is to say, in bilingual lines."""
+    return [found.line() for found in discard_unusable(training)]
+
+
 def remove_checkpoint(path: Path) -> None:
     """Deletes a checkpoint, its seal first: cut off midway, what is left does not pass for one."""
     (path / SEAL).unlink(missing_ok=True)
@@ -135,13 +140,13 @@ def set_train_batch_size(checkpoint: Path, size: int) -> None:
     Cut off anywhere, the checkpoint stays valid: between the two states its seal knows both. Its time of change stays as it was, for by
     that the trainer finds the oldest ones to remove.
     """
-    state = read_json(checkpoint / _STATE)
+    state = _state(checkpoint)
     if state.get("train_batch_size") == size:
         return
     times = checkpoint.stat()
     # As transformers writes it: a logged NaN is no JSON, and stays what it was.
     text = json.dumps({**state, "train_batch_size": size}, indent=2, sort_keys=True) + "\n"
-    value = read_json(checkpoint / SEAL)
+    value = json.loads((checkpoint / SEAL).read_bytes())
     write_json(checkpoint / SEAL, {**value, "files": [*value["files"], _text_entry(_STATE, text)]})
     write_text(checkpoint / _STATE, text)
     seal(checkpoint)
@@ -150,7 +155,7 @@ def set_train_batch_size(checkpoint: Path, size: int) -> None:
 
 def is_finished(checkpoint: Path) -> bool:
     """Whether the training had taken its last step here."""
-    state = read_json(checkpoint / _STATE)
+    state = _state(checkpoint)
     return 0 < state["max_steps"] <= state["global_step"]
 
 
@@ -199,6 +204,11 @@ def save_adapter(trainer: Any, tokenizer: Any, target: Path) -> None:
     trainer.save_model(str(partial))
     tokenizer.save_pretrained(partial)
     os.rename(partial, target)
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """transformers' own state. Not by `read_json`: a loss that was NaN stands in it, which that refuses."""
+    return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
 
 
 def _files(checkpoint: Path) -> list[Path]:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..errors import RunError
+from ..json_files import json_value
+
 HISTORY, ALARMS = "history.jsonl", "alarms.jsonl"
 
 
@@ -55,15 +58,17 @@ def read_alarms(training: Path) -> list[Alarm]:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The rows of a file that grows; a last line that a crash cut off is left out."""
+    """The rows of a file that grows; a last line that a crash cut off is left out. Raises RunError for another broken line."""
     if not path.is_file():
         return []
     rows = []
     lines = path.read_bytes().split(b"\n")  # bytes: the cut may go through a character
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError:
+            rows.append(json_value(line, f"{path} {number}行目", f"{path} line {number}", dict))
+        except RunError:
             if number < len(lines):
                 raise
     return rows

@@ -14,10 +14,11 @@ from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, write_json
 from ..run_lock import run_lock
-from .attempts import read_recoveries, train_until_done
-from .checkpoints import discard_unusable, last_valid, save_adapter
+from .attempts import train_until_done
+from .checkpoints import clear_up, save_adapter
 from .history import HISTORY, read_history
 from .interrupt import told_how_to_go_on
+from .recoveries import read_recoveries
 from .resume import bring_back, note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
 from .storage import storage_told
@@ -44,7 +45,7 @@ class RunResult:
     done_by_us: list[str] = field(default_factory=list)
     """What the installed TRL lacks and was done another way, in words."""
     kept: list[str] = field(default_factory=list)
-    """What was found of earlier trainings and checkpoints and what became of it, in words."""
+    """What was found of earlier attempts and what became of it, in words."""
     preflight: dict[str, Any] = field(default_factory=dict)
     """The precision that was trained in, and why the ones before it were rejected."""
     recoveries: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +90,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     if not fresh and (done := _finished(run, fingerprint)):
         return replace(done, kept=kept)
     resumable = not fresh and same_training(run, fingerprint)
-    kept += [found.line() for found in discard_unusable(run.training)] if resumable else set_aside(run.training)
+    kept += clear_up(run.training) if resumable else set_aside(run.training)
     for line in kept:
         _log.warning(line)
     with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):
@@ -106,7 +107,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
 
 
 def _train(run: Run, asked: DpoRecipe, planned: DpoRecipe, callbacks: Sequence[Any], fingerprint: str, resume: bool) -> RunResult:
-    outcome = train_until_done(run, asked, planned, callbacks, last_valid, resume)
+    outcome = train_until_done(run, asked, planned, callbacks, resume)
     trainer, loaded = outcome.trainer, outcome.loaded
     save_adapter(trainer, loaded.tokenizer, run.training / "adapter")
     return RunResult(

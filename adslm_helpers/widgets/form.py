@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AdslmError, DataError, RecipeError
+from ..foreign_text import harmless
 from ..recipe import EMBEDDED, load_recipe, preset_names
 from ..run import Run, write_bytes
+from ..run_names import is_folder
 from .live import has_front_end
 
 DEFAULTS = {"preset": "tiny", "model": "", "data": "sample", "run": "quickstart"}
@@ -118,7 +120,7 @@ class RunForm:
         if not has_front_end():
             listing = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
             print("ここではフォームを表示できません。次の値を使います。/ No form can be shown here; these values are used:")
-            print(listing)
+            print(harmless(listing))
             return
         try:
             box = self.build()
@@ -190,7 +192,7 @@ class RunForm:
 
 def _check_model(model: str) -> None:
     for name in filter(None, (part.strip() for part in model.split(","))):
-        if name != EMBEDDED and not _HUB_MODEL.fullmatch(name) and not Path(name).expanduser().is_dir():
+        if name != EMBEDDED and not _HUB_MODEL.fullmatch(name) and not is_folder(name):
             raise RecipeError(
                 f"モデル {name!r} は Hugging Face の名前でもフォルダーでもありません。"
                 "→ 例: Qwen/Qwen2.5-0.5B-Instruct（空欄: プリセットの既定）",

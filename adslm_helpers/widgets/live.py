@@ -11,10 +11,11 @@ import html
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..environment.packages import hide_kernel_notice
+from ..foreign_text import harmless
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -27,12 +28,15 @@ BAR_SECONDS = 0.3
 NINTHS = 9  # first line + one per further ninth of the run + last line: at most ten
 
 
-def live_view(total_steps: int | None = None) -> TrainerCallback:
-    """A callback that shows the progress of one training run; `total_steps` overrides what the trainer plans."""
+def live_view(total_steps: int | None = None, notes: Sequence[Callable[[], str]] = ()) -> TrainerCallback:
+    """A callback that shows the progress of one training run; `total_steps` overrides what the trainer plans.
+
+    `notes`: asked for a few more words whenever the status is shown, such as how the copy of the run stands; '' for nothing to say.
+    """
     hide_kernel_notice()  # importing the trainer imports bitsandbytes
     from transformers import TrainerCallback
 
-    view = LiveView(total_steps)
+    view = LiveView(total_steps, notes=notes)
 
     class LiveCallback(TrainerCallback):
         """Hands the trainer's events of the first process to the view."""
@@ -82,8 +86,13 @@ class LiveView:
     `lines` holds the plain lines; with a front end they replace the widgets at the end, so that a saved notebook stays readable.
     """
 
-    def __init__(self, total_steps: int | None = None, clock: Callable[[], float] = time.monotonic):
-        self.total_steps, self.clock = total_steps, clock
+    def __init__(
+        self,
+        total_steps: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        notes: Sequence[Callable[[], str]] = (),
+    ):
+        self.total_steps, self.clock, self.notes = total_steps, clock, notes
         self.panel: Panel | None = None
         self.alarms: list[str] = []
         self.begin(0, 0, show=False)
@@ -145,14 +154,14 @@ class LiveView:
         return "  ".join(self.parts())
 
     def parts(self) -> list[str]:
-        """Step, last loss, margin and accuracy, memory, and the time left."""
+        """Step, last loss, margin and accuracy, memory, the time left, and the notes."""
         parts = [f"step {self.step}/{self.total}" if self.total else f"step {self.step}"]
         names = (("loss", "loss", ".3f"), ("margin", "rewards/margins", ".2f"), ("acc", "rewards/accuracies", ".2f"))
         for name, key, form in (*names, ("eval_loss", "eval_loss", ".3f")):
             value = next((row[key] for row in reversed(self.history) if isinstance(row.get(key), (int, float))), None)
             if value is not None:
                 parts.append(f"{name} {value:{form}}")
-        return [*parts, *self._memory(), self._time()]
+        return [*parts, *self._memory(), self._time(), *filter(None, [self._try("notes", note) for note in self.notes])]
 
     def _time(self) -> str:
         elapsed, done = self.clock() - self.started, self.step - self.first
@@ -259,6 +268,7 @@ def _clock_face(seconds: float | None) -> str:
 
 def _say(line: str) -> None:
     """Prints; where that fails (closed pipe, a terminal without Japanese) the line goes to the log."""
+    line = harmless(line)
     try:
         print(line, flush=True)
     except (OSError, ValueError):

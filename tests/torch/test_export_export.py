@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from adslm_helpers import copies
+from adslm_helpers.copies import differing_files
 from adslm_helpers.errors import ExportError, RunError
 from adslm_helpers.export import check as check_module
 from adslm_helpers.export import contents, export
 from adslm_helpers.export.export import export_run
 from adslm_helpers.export.load import load_export
-from adslm_helpers.export.publish import differing_files
 from adslm_helpers.models.generation import generate_texts
 from adslm_helpers.models.tiny import build_model, build_tokenizer
 from adslm_helpers.models.tuned import load_tuned
@@ -279,14 +280,14 @@ def test_export_that_does_not_get_onto_the_drive_is_kept_and_named(run, tmp_path
     """Merging a large model takes minutes: a full Drive must not cost them."""
     monkeypatch.setenv("ADSLM_DRIVE", str(tmp_path))
 
-    copy = shutil.copyfile
+    pour = copies._pour
 
-    def fail(source, target, **options):
-        if Path(target).is_relative_to(tmp_path):
+    def fail(stream, target, beat):
+        if target.is_relative_to(tmp_path):
             raise OSError(number, os.strerror(number), str(target))
-        return copy(source, target, **options)
+        return pour(stream, target, beat)
 
-    monkeypatch.setattr(shutil, "copyfile", fail)
+    monkeypatch.setattr(copies, "_pour", fail)
     with pytest.raises(ExportError) as caught:
         export_run(run, "handover", kind="drive", merged=False)
     with pytest.raises(ExportError, match=rf"{run.export}/handover-\d{{6}}"):  # again: the first one is not overwritten

@@ -15,6 +15,7 @@ from adslm_helpers.training import attempts, preflight
 from adslm_helpers.training.finite import NotFiniteError
 from adslm_helpers.training.history import read_alarms
 from adslm_helpers.training.preflight import PreflightReport
+from adslm_helpers.training.recoveries import read_recoveries
 from adslm_helpers.training.train import train
 
 from .conftest import StopAt
@@ -208,7 +209,7 @@ def test_a_pair_that_no_model_can_score_is_named_instead_of_tried_again(run, rec
 def test_it_gives_up_after_as_many_tries_as_the_recipe_allows(run, recipe):
     with pytest.raises(NotFiniteError, match="recovered by itself 2 times before"):
         train(run, changed(recipe, recoveries=2), [At(3, blow_up, times=9)])
-    assert [row["changes"]["learning_rate"] for row in attempts.read_recoveries(run)] == [[2e-3, 1e-3], [1e-3, 5e-4]]
+    assert [row["changes"]["learning_rate"] for row in read_recoveries(run)] == [[2e-3, 1e-3], [1e-3, 5e-4]]
 
 
 def test_what_was_learnt_from_a_failure_outlives_the_session(run, recipe):
@@ -362,4 +363,4 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(run, recipe):
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         train(run, recipe, [Bug()])
-    assert attempts.read_recoveries(run) == []
+    assert read_recoveries(run) == []

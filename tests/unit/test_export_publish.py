@@ -1,13 +1,15 @@
 import errno
+import io
 import os
 import shutil
 import zipfile
 
 import pytest
 
+from adslm_helpers import copies
 from adslm_helpers.errors import ExportError
 from adslm_helpers.export import publish
-from adslm_helpers.export.publish import copy_folder, differing_files, list_files, staging, write_zip
+from adslm_helpers.export.publish import copy_folder, list_files, staging, write_zip
 
 
 @pytest.fixture
@@ -84,12 +86,14 @@ def test_a_zip_is_not_written_over_another(tmp_path, folder):
 
 @pytest.mark.parametrize("damage", ["short", "flipped"])
 def test_a_copy_that_differs_gets_no_name(tmp_path, folder, monkeypatch, damage):
-    def copy(source, target):
-        content = source.read_bytes()
-        wrong = content[:-1] if damage == "short" else bytes([content[0] ^ 1]) + content[1:]
-        target.write_bytes(wrong if source.suffix == ".safetensors" else content)
+    pour = copies._pour
 
-    monkeypatch.setattr(shutil, "copyfile", copy)
+    def damaged(stream, target, beat):
+        content = stream.read()
+        wrong = content[:-1] if damage == "short" else bytes([content[0] ^ 1]) + content[1:]
+        return pour(io.BytesIO(wrong if target.suffix == ".safetensors" else content), target, beat)
+
+    monkeypatch.setattr(copies, "_pour", damaged)
     with pytest.raises(ExportError, match=r"merged/model\.safetensors"):
         copy_folder(folder, tmp_path / "drive" / "out")
     assert not names(tmp_path / "drive")
@@ -106,14 +110,14 @@ def test_a_copy_that_differs_gets_no_name(tmp_path, folder, monkeypatch, damage)
     ids=errno.errorcode.get,
 )
 def test_a_drive_that_fails_half_way_gets_no_half_a_copy(tmp_path, folder, monkeypatch, number, said):
-    copy = shutil.copyfile
+    pour = copies._pour
 
-    def copyfile(source, target):
-        if source.name == "manifest.json":  # the last one
+    def fail(stream, target, beat):
+        if target.name == "manifest.json":  # the last one
             raise OSError(number, os.strerror(number), str(target))
-        return copy(source, target)
+        return pour(stream, target, beat)
 
-    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    monkeypatch.setattr(copies, "_pour", fail)
     with pytest.raises(ExportError, match=said) as caught:
         copy_folder(folder, tmp_path / "drive" / "out")
     assert "→" in caught.value.ja and "partial files were removed" in caught.value.en
@@ -126,7 +130,7 @@ def test_a_drive_that_died_is_named_and_what_it_may_hold_is_not_said_to_be_remov
     def dead(*_arguments, **_keywords):
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
-    monkeypatch.setattr(shutil, "copyfile", dead)
+    monkeypatch.setattr(copies, "_pour", dead)
     monkeypatch.setattr(shutil, "rmtree", dead)
     with pytest.raises(ExportError, match="Transport endpoint") as caught:
         copy_folder(folder, tmp_path / "drive" / "out")
@@ -144,12 +148,3 @@ def test_a_copy_holds_the_manifest_too(tmp_path, folder):
 
 def test_list_files_has_portable_names_and_leaves_the_manifest_out(folder):
     assert [entry["path"] for entry in list_files(folder)] == ["merged/model.safetensors", "カード.md"]
-
-
-def test_differing_files_sees_size_content_and_absence(folder):
-    files = list_files(folder)
-    assert not differing_files(folder, files)
-    content = (folder / "merged" / "model.safetensors").read_bytes()
-    (folder / "merged" / "model.safetensors").write_bytes(content[:-1] + b"!")
-    (folder / "カード.md").unlink()
-    assert differing_files(folder, files) == ["merged/model.safetensors", "カード.md"]
