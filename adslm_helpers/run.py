@@ -231,6 +231,8 @@ class Run:
         notes: dict[str, Any] = dict(facts)
         started = now()
         with run_lock(self.path) if name != "setup" else nullcontext():
+            for folder in (self.path, self.path / name) if name != "setup" else ():
+                remove_temporary(folder)
             entry = {"status": "running", "started": started, "process": asdict(this_process()), **notes}
             with writing_to(self.path):
                 self._note(name, entry, stale_later=name != "setup")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..run import read_json, remove_temporary, sha256, write_json, write_text
+from ..run import remove_temporary, sha256, write_json, write_text
 
 SEAL = "seal.json"
 _STATE = "trainer_state.json"
@@ -115,9 +115,7 @@ def discard_unusable(training: Path) -> list[Unusable]:
 
 
 def clear_up(training: Path) -> list[str]:
-    """`discard_unusable`, and what a killed process left of files that it was writing; what there is to say, in bilingual lines."""
-    for folder in (training.parent, training):
-        remove_temporary(folder)
+    """`discard_unusable`; what there is to say, in bilingual lines."""
     return [found.line() for found in discard_unusable(training)]
 
 
@@ -148,7 +146,7 @@ def set_train_batch_size(checkpoint: Path, size: int) -> None:
     times = checkpoint.stat()
     # As transformers writes it: a logged NaN is no JSON, and stays what it was.
     text = json.dumps({**state, "train_batch_size": size}, indent=2, sort_keys=True) + "\n"
-    value = read_json(checkpoint / SEAL)
+    value = json.loads((checkpoint / SEAL).read_bytes())
     write_json(checkpoint / SEAL, {**value, "files": [*value["files"], _text_entry(_STATE, text)]})
     write_text(checkpoint / _STATE, text)
     seal(checkpoint)

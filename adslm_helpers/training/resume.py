@@ -31,7 +31,7 @@ def note_start(run: Run, recipe: DpoRecipe, fingerprint: str) -> None:
 
 def same_training(run: Run, fingerprint: str) -> bool:
     """Whether the training folder is of this fingerprint."""
-    return _started(run).get("fingerprint") == fingerprint
+    return _started(run.training).get("fingerprint") == fingerprint
 
 
 def started_recipe(run: Run) -> DpoRecipe:
@@ -39,7 +39,7 @@ def started_recipe(run: Run) -> DpoRecipe:
 
     Raises RunError when there is no training to go on with.
     """
-    recipe = _started(run).get("recipe")
+    recipe = _started(run.training).get("recipe")
     if recipe is None:
         raise RunError(
             f"{run.path}: 続きから始められる学習がありません。→ --resume を付けずに adslm train --run {run.name} で始めてください。",
@@ -54,7 +54,7 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> str:
     A field that the recipe got since, in a newer version, counts as its default.
     """
     before = started_recipe(run).to_dict()
-    started, dataset = _started(run), _dataset(run)
+    started, dataset = _started(run.training), _dataset(run)
     if sides := [f"{side}.jsonl" for side in _SIDES if started["dataset"][side] != dataset[side]]:
         names = ", ".join(sides)
         raise TrainingError(
@@ -75,8 +75,27 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> str:
     return started["fingerprint"]
 
 
+def bring_back(run: Run, fingerprint: str) -> list[str]:
+    """Makes an unfinished training of this fingerprint, set aside for another one, the run's training again; says so in bilingual lines.
+
+    The one that is there is set aside in its turn. Nothing is done, and nothing said, where there is no such earlier one.
+    """
+    if same_training(run, fingerprint):
+        return []
+    for folder in sorted(run.path.glob(f"{run.training.name}-*")):
+        unfinished = not (folder / "result.json").is_file()
+        if unfinished and _started(folder).get("fingerprint") == fingerprint:
+            told = set_aside(run.training)
+            folder.rename(run.training)
+            return [
+                *told,
+                f"同じレシピとデータの学習が {folder} にあったので、それに戻りました。/ Back to the same training, which was kept in {folder}.",
+            ]
+    return []
+
+
 def set_aside(training: Path) -> list[str]:
-    """Moves an earlier training to training-1, training-2, ... and says so in bilingual lines; nothing that cost time is overwritten.
+    """Moves the training that is there to training-1, training-2, ... and says so in bilingual lines; nothing that cost time is overwritten.
 
     Of a finished one the adapter is kept and the checkpoints are dropped; of an unfinished one the last valid checkpoint is kept.
     """
@@ -116,7 +135,7 @@ def _dataset(run: Run) -> dict[str, str]:
     return hashes
 
 
-def _started(run: Run) -> dict[str, Any]:
-    path = run.training / STARTED
+def _started(training: Path) -> dict[str, Any]:
+    path = training / STARTED
     value = read_json(path) if path.is_file() else {}
     return value if isinstance(value, dict) else {"fingerprint": value}

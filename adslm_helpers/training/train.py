@@ -21,7 +21,7 @@ from .interrupt import told_how_to_go_on
 from .mirror import mirror_callback, mirroring
 from .recoveries import read_recoveries
 from .restore import restore_run
-from .resume import note_start, refuse_another, same_training, set_aside, training_fingerprint
+from .resume import bring_back, note_start, refuse_another, same_training, set_aside, training_fingerprint
 from .settings import total_steps
 from .storage import storage_told
 
@@ -82,7 +82,7 @@ def train(
 
     The recipe is trained as `plan_run` makes it fit (same effective batch). An interrupted or killed training with the same recipe and
     data goes on from its last valid checkpoint; any other earlier training of the run is kept beside it under training-1, training-2,
-    ... After a number that is not finite, or out of memory, it goes on by itself (`attempts`). Where there is a mirror (ADSLM_MIRROR, a
+    ..., and an unfinished one is taken up again when its recipe is asked for again. After a number that is not finite, or out of memory, it goes on by itself (`attempts`). Where there is a mirror (ADSLM_MIRROR, a
     mounted Drive on Colab) a run that is further on there is brought back first, and this one is copied there meanwhile.
     `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s;
     one with an `on_alarm` hears the guards. `say`: told about the mirror; else the log is.
@@ -102,10 +102,11 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     check_preset_fits(recipe, probe)
     plan = plan_run(recipe, probe)
     fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
+    kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):
-        return done
+        return replace(done, kept=kept)
     resumable = not fresh and same_training(run, fingerprint)
-    kept = clear_up(run.training) if resumable else set_aside(run.training)
+    kept += clear_up(run.training) if resumable else set_aside(run.training)
     for line in kept:
         _log.warning(line)
     with run.step("training", fingerprint=fingerprint) as notes, storage_told(run.training):
@@ -158,6 +159,9 @@ def _finished(run: Run, fingerprint: str) -> RunResult | None:
     if not same_training(run, fingerprint) or not (run.training / "result.json").is_file():
         return None
     result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
+    entry = run.manifest()["steps"].get("training", {})
+    if (entry.get("status"), entry.get("fingerprint")) == ("done", fingerprint):
+        return result  # nothing changed: what came after it is not stale
     # The step may be marked stale because the dataset was built again; the fingerprint says that it came out the same.
     with run.step("training", fingerprint=fingerprint) as notes:
         notes |= {"model": result.model, "final": result.final, "reused": True}

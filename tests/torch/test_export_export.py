@@ -179,6 +179,20 @@ def test_an_existing_target_is_refused_before_any_work_and_left_alone(run, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and (target / "note.txt").read_text() == "keep"
 
 
+def test_what_killed_exports_left_is_removed_and_said_and_nothing_of_others(run, tmp_path):
+    ours, inside, others = (
+        tmp_path / ".tuned-20260101-000000.zip.partial",
+        run.export / ".tuned-20260101-000000.partial",
+        tmp_path / ".another-20260101-000000.partial",
+    )
+    for path in (ours, others):
+        path.write_bytes(b"half")
+    (inside / "adapter").mkdir(parents=True)
+    result = export_run(run, tmp_path / "out", merged=False)
+    assert not ours.exists() and not inside.exists() and others.exists()
+    assert set(result.removed) == {str(ours), str(inside)} and str(ours) in " ".join(result.lines())
+
+
 def corrupt(model):
     """A merge that loses half of one layer."""
     import torch

@@ -120,12 +120,13 @@ def no_space(*args, **options):
 
 
 def full_after(function, calls, error=no_space):
-    """The disk is full from the so-manieth call on."""
+    """The disk is full from the so-manieth call on, or when a file of this name is to be written."""
     done = []
 
     def write(*args, **options):
-        done.append(1)
-        return function(*args, **options) if len(done) < calls else error()
+        done.append(args[0].name if isinstance(calls, str) else 1)
+        full = done[-1] == calls if isinstance(calls, str) else len(done) >= calls
+        return error() if full else function(*args, **options)
 
     return write
 
@@ -139,7 +140,7 @@ def torch_full():
     [
         (torch, "save", 6, torch_full, 2),  # the second checkpoint: 5 files a checkpoint by torch, some versions
         (callbacks_module, "append_row", 4, no_space, 2),
-        (train_module, "write_json", 2, no_space, 6),  # the recipe is written, the result is not
+        (train_module, "write_json", "result.json", no_space, 6),
     ],
     ids=["a checkpoint", "a row of the history", "the result"],
 )
@@ -181,6 +182,9 @@ def test_another_recipe_keeps_the_unfinished_training_up_to_its_last_checkpoint(
         train(run, recipe, [StopAt(5)])
     result = train(run, recipe_from_dict({**recipe.to_dict(), "max_steps": 1}))
     assert "up to step 4" in result.lines()[1] and last_valid(run.path / "training-1").name == "checkpoint-4"
+    back = train(run, recipe)
+    assert back.resumed_from == 4 and "Back to the same training" in " ".join(back.lines())
+    assert (run.path / "training-2" / "result.json").is_file()
 
 
 def test_a_second_process_is_refused_before_it_changes_anything(run, recipe):

@@ -81,8 +81,11 @@ def test_our_heldout_numbers_equal_trls_evaluation(trained):
 
 def test_the_same_recipe_and_data_are_not_trained_twice(trained, recipe):
     run, result, _ = trained
+    with run.step("evaluation"):
+        pass
     again = train(run, recipe)
     assert again.reused and again.final == result.final
+    assert run.status("evaluation") == "done", "a cell that was run once more makes nothing stale"
     assert not (run.path / "training-1").exists()
 
 

@@ -16,7 +16,6 @@ from adslm_helpers.training import checkpoints as module
 from adslm_helpers.training.checkpoints import (
     SEAL,
     broken,
-    clear_up,
     discard_unusable,
     is_finished,
     last_valid,
@@ -28,6 +27,7 @@ from adslm_helpers.training.checkpoints import (
 from adslm_helpers.training.history import append_row, read_history
 from adslm_helpers.training.interrupt import Interruption, told_how_to_go_on
 from adslm_helpers.training.resume import (
+    bring_back,
     note_start,
     refuse_another,
     same_training,
@@ -159,18 +159,20 @@ def test_whether_a_checkpoint_is_of_the_last_step(tmp_path):
     assert not is_finished(checkpoint(tmp_path, 4)) and is_finished(checkpoint(tmp_path, 6))
 
 
-def test_what_a_killed_write_left_is_cleared_and_a_users_file_is_not(tmp_path):
-    training = tmp_path / "r" / "training"
-    folder = checkpoint(training, 2)
+def test_what_killed_writes_left_is_cleared_and_a_users_file_is_not(tmp_path):
+    run = Run("r", tmp_path)
+    folder = checkpoint(run.training, 2)
     left = [
-        training / ".result.json.ab12cd_3.tmp",
-        training.parent / ".manifest.json.ab12cd_3.tmp",
+        run.training / ".result.json.ab12cd_3.tmp",
+        run.path / ".manifest.json.ab12cd_3.tmp",
         folder / ".seal.json.ab12cd_3.tmp",
     ]
-    for path in [*left, training / ".notes"]:
+    for path in [*left, run.training / ".notes"]:
         path.write_text("x")
-    assert clear_up(training) == []
-    assert [path.exists() for path in left] == [False] * 3 and (training / ".notes").exists() and last_valid(training)
+    with run.step("training"):
+        assert discard_unusable(run.training) == []
+    assert [path.exists() for path in left] == [False] * 3
+    assert (run.training / ".notes").exists() and last_valid(run.training) == folder
 
 
 # --- the files that grow -------------------------------------------------------------------------------------------
@@ -349,3 +351,20 @@ def test_a_finished_one_keeps_its_result_and_the_names_count_on(tmp_path):
     (line,) = set_aside(training)
     assert "result is kept" in line and not (tmp_path / "training-2" / "checkpoints").exists()
     assert set_aside(training) == [] and Path(tmp_path / "training-2" / "result.json").is_file()
+
+
+def test_asked_for_again_a_training_that_was_set_aside_goes_on(started):
+    run, recipe = started
+    ours = training_fingerprint(run, recipe)
+    checkpoint(run.training, 4)
+    assert bring_back(run, ours) == [], "it is there"
+    set_aside(run.training)
+    other = recipe_from_dict({**recipe.to_dict(), "beta": 0.7})
+    assert bring_back(run, training_fingerprint(run, other)) == [], "no such one"
+    note_start(run, other, training_fingerprint(run, other))
+    _, line = bring_back(run, ours)
+    assert "Back to the same training" in line and same_training(run, ours) and last_valid(run.training)
+    assert {path.name for path in run.path.glob("training-*")} == {"training-2"}
+    set_aside(run.training)
+    write_json(run.path / "training-1" / "result.json", {})
+    assert bring_back(run, ours) == [], "a finished one belongs to the model and recipe that the manifest named then"
