@@ -243,7 +243,7 @@ def child(stage: Stage, task: Callable[[], Any], aim: Aim | None = None) -> int:
 
 def unlike(run: Run, undisturbed: Run) -> list[str]:
     """In which ways a run that was killed and done again differs from one that was not, or left something behind."""
-    from adslm_helpers.export.publish import differing_files
+    from adslm_helpers.copies import differing_files
 
     wrong = []
     if (off := difference(run.training / "adapter", undisturbed.training / "adapter")) > TOLERANCE:
