@@ -141,7 +141,7 @@ class HealthWatch:
         append_row(self.path, row)
         prune_snapshots(self.training)
         stop = _should_stop([*rows, row])
-        for alarm in [*(_alarm(sign, step, stop, self.recipe) for sign in signs), *kl_alarm(step, _finite(kl), self.recipe.beta)]:
+        for alarm in [*_alarms(signs, step, stop, self.recipe), *kl_alarm(step, _finite(kl), self.recipe.beta)]:
             self._raise(alarm)
         return stop
 
@@ -238,16 +238,23 @@ def _worst(row: dict) -> int:
     return max(sign["count"] - sign["base_count"] for sign in row["signs"])
 
 
-def _alarm(sign: Sign, step: int, stop: bool, recipe: DpoRecipe) -> Alarm:
-    ja, en = sign.words
-    done_ja, done_en = ("ここで止め、健全だったところに戻ります", "The run stops here and goes back to where it was healthy") if stop else ("次の検証でも続けば止めます", "It stops if the next evaluation sees the same")  # fmt: skip
+def _alarms(signs: list[Sign], step: int, stop: bool, recipe: DpoRecipe) -> list[Alarm]:
+    """One alarm for all signs of an evaluation, in the words of the worst: a looping text has forgotten its brief too."""
+    if not signs:
+        return []
+    worst = max(signs, key=lambda sign: (sign.severe, sign.count - sign.base_count))
+    ja, en = worst.words
+    if stop:
+        then_ja, then_en = "ここで止め、健全だったところに戻ります", "The run stops here and goes back to where it was healthy"
+    else:
+        then_ja, then_en = "次の検証でも続けば止めます", "It stops if the next evaluation sees the same"
     if recipe.sft_weight < 1:
         do_ja, do_en = "sft_weight を 1 にし、learning_rate を半分にしてください", "Set sft_weight to 1 and halve learning_rate"
     else:
         do_ja, do_en = "learning_rate を半分にするか、エポックを減らしてください", "Halve learning_rate, or train fewer epochs"
-    return Alarm(
-        step, sign.kind, "stop" if stop else "warning", f"{ja}。{done_ja}。→ {do_ja}。", f"{en}. {done_en}. -> {do_en}.", sign.to_dict()
-    )  # fmt: skip
+    measured = {**worst.to_dict(), "also": [sign.kind for sign in signs if sign is not worst]}
+    severity = "stop" if stop else "warning"
+    return [Alarm(step, worst.kind, severity, f"{ja}。{then_ja}。→ {do_ja}。", f"{en}. {then_en}. -> {do_en}.", measured)]
 
 
 def _finite(value: Any) -> float | None:

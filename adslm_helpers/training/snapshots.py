@@ -70,7 +70,7 @@ def take_snapshot(model: Any, training: Path, step: int) -> dict[str, str]:
 def prune_snapshots(training: Path) -> None:
     """Keeps the best healthy snapshot, the last two healthy ones and the newest; removes the others and what a crash left half-written."""
     rows = _rows(training)
-    healthy = [row for row in rows if row["healthy"]]
+    healthy = [row for row in rows if row["healthy"] is not False]
     kept = {row["step"] for row in [*healthy[-_LAST_HEALTHY:], *rows[-1:], *([best_row(healthy)] if healthy else [])]}
     _remove(training, lambda step: step not in kept)
 
@@ -97,16 +97,15 @@ def choose_ending(training: Path, best: bool) -> Ending:
     """
     rows = _rows(training)
     if not rows:
-        return Ending(
-            0,
-            0,
-            None,
-            False,
+        ja, en = (
             "途中の文は調べていません。最後の重みで終わります。",
-            "No evaluation looked at the texts: the run ends with its last weights.",
+            "Nobody looked on the way: the run ends with its last weights.",
         )
+        return Ending(0, 0, None, False, ja, en)
     last = rows[-1]["step"]
-    healthy = [row for row in rows if row["healthy"] and (row["step"] == last or _is_whole(training, row))]
+    there = [row for row in rows if row["step"] == last or _is_whole(training, row)]
+    # Where nobody could look (None) nothing is known to be ill: such a step comes after every healthy one, and before the base.
+    healthy = [row for row in there if row["healthy"]] or [row for row in there if row["healthy"] is None]
     if not healthy:
         return Ending(
             last, last, None, True,
@@ -115,11 +114,12 @@ def choose_ending(training: Path, best: bool) -> Ending:
         )  # fmt: skip
     row = best_row(healthy) if best else healthy[-1]
     folder = training / row["snapshot"]["folder"] if row["step"] != last or _is_whole(training, row) else None
-    why_ja, why_en = (
-        ("文が最もよく、検証損失も低い", "the best texts, then the lowest held-out loss")
-        if best
-        else ("文が健全な最後の", "the last one with healthy texts")
-    )
+    if row["score"] is None:
+        why_ja, why_en = "文は見ていませんが、検証損失で選んだ", "by its held-out loss alone: the texts were not looked at"
+    elif best:
+        why_ja, why_en = "文が最もよく、検証損失も低い", "the best texts, then the lowest held-out loss"
+    else:
+        why_ja, why_en = "文が健全な最後の", "the last one with healthy texts"
     return Ending(
         row["step"], last, folder, False,
         f"{why_ja}ステップ {row['step']} のアダプターで終わります（学習は {last} まで）。",
