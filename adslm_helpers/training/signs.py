@@ -17,8 +17,9 @@ from ..text.relevance import on_topic
 from ..text.rubric import judge
 
 LEVEL = 0.01
-# What is known of broken texts before any is read: about 1 of 20 answers of a working model (real ads and the embedded model: 0-0.2 %).
-_PRIOR_BROKEN, _PRIOR_SOUND = 1, 19
+# What is known of broken texts before any is read: at most about 1 of 20 answers of a working model (real ads and the embedded model:
+# 0-0.3 %). A base that breaks more often refutes it: then its own answers are all that is known.
+_WORKING_MODEL, _UNKNOWN_MODEL = (1, 19), (1, 1)
 # A kind of damage that the chosen texts themselves have so often is what the data teaches, not a fault of the training.
 _TAUGHT_SHARE = 0.05
 _LEAST_TAUGHT = 2
@@ -164,11 +165,12 @@ def sign_test(worse: int, better: int) -> float:
 
 
 def excess(count: int, base_count: int, n: int) -> float:
-    """Probability of at least `count` broken answers of `n`, where the base gave `base_count` and the prior knows 1 of 20.
+    """Probability of at least `count` broken answers of `n`, where the base gave `base_count` of `n`.
 
     Beta-binomial: the share of broken answers is not known, only estimated by the base's few and the prior.
     """
-    a, b = _PRIOR_BROKEN + base_count, _PRIOR_SOUND + n - base_count
+    broken, sound = _WORKING_MODEL if base_count * sum(_WORKING_MODEL) <= n else _UNKNOWN_MODEL
+    a, b = broken + base_count, sound + n - base_count
 
     def log_beta(x: float, y: float) -> float:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
