@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,7 @@ from adslm_helpers.training.drift import drift_watch
 from adslm_helpers.training.health import health_watch
 from adslm_helpers.training.history import read_alarms
 from adslm_helpers.training.prompts import encode_pairs
+from adslm_helpers.training.signs import LEVEL, excess, sign_test
 from adslm_helpers.training.snapshots import Ending, choose_ending, load_ending
 from adslm_helpers.training.train import train
 
@@ -125,7 +127,52 @@ def _shown(text: str, most: int = 70) -> str:
     return line if len(line) <= most else f"{line[:most]}… ({len(line)} characters)"
 
 
-NOTES = (RESULTS / "health_notes.md").read_text(encoding="utf-8") if (RESULTS / "health_notes.md").is_file() else ""
+def calibration(n: int = 16) -> str:
+    """How often chance alone raises a sign, and how often a real change does, summed exactly over all outcomes of `n` answers."""
+    rows = []
+    for base, now in (
+        (0.02, 0.02),
+        (0.05, 0.05),
+        (0.1, 0.1),
+        (0.2, 0.2),
+        (0.35, 0.35),
+        (0.5, 0.5),
+        (0, 0.2),
+        (0, 0.3),
+        (0, 0.5),
+        (0.1, 0.5),
+    ):
+        outcomes = [(b, c) for b in range(n + 1) for c in range(b + 1, n + 1) if excess(c, b, n) <= LEVEL]
+        damage = sum(_binomial(b, n, base) * _binomial(c, n, now) for b, c in outcomes)
+        worse, better = (1 - base) * now, base * (1 - now)
+        paired = sum(
+            math.comb(n, w) * math.comb(n - w, v) * worse**w * better**v * (1 - worse - better) ** (n - w - v)
+            for w in range(n + 1)
+            for v in range(n + 1 - w)
+            if sign_test(w, v) <= LEVEL
+        )
+        rows.append(f"| {base:.0%} | {now:.0%} | {damage:.1%} | {paired:.1%} |")
+    head = "| bad answers, base | bad answers, in training | broken texts raise a sign | any other sign |\n|---|---|---|---|\n"
+    return head + "\n".join(rows)
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+
+
+NOTES = f"""## What 16 answers can tell
+
+The signs are tests at {LEVEL:g} against the base's own answers to the same prompts: a beta-binomial one for broken texts, an exact sign test for
+the others (brief forgotten, off topic, unstopped, shrunk). Exact rates for one evaluation; where both shares are equal, every sign is a false alarm:
+
+{calibration()}
+
+## What it costs
+
+An evaluation answers 16 prompts in one batch, to at most twice the longest chosen text and `max_new_tokens` (the batch ends with its longest
+answer), and scores 16 chosen texts twice for the KL. That is 16 x 3 prompt passes and the decoding of one batch; the held-out evaluation itself
+makes four passes over every pair. The seconds of each are in health.jsonl.
+"""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .divergence import mean_kl
 from .drift import kl_alarm
 from .history import Alarm, append_row, read_history, write_alarm
 from .prompts import EncodedPair, encode_pair
-from .signs import Answers, Asked, Sign, find_signs, read_answers, taught_kinds
+from .signs import Answers, Asked, Sign, find_signs, read_answers, standard_of
 from .snapshots import HEALTH, drop_snapshots_after, prune_snapshots, take_snapshot
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class HealthWatch:
         self.pairs = list({asked.text: pair for asked, pair in watched}.values())[:_KL_PAIRS]
         longest = max((len(pair.chosen_ids) for pair in self.pairs), default=0)
         self.max_new_tokens = min(recipe.max_new_tokens, max(_LEAST_TOKENS, 2 * longest))
-        self.taught = taught_kinds(eval_rows)
+        self.standard = standard_of(eval_rows)
         if self.max_new_tokens < longest:  # even the chosen text would not end
-            self.taught.append("unstopped")
+            self.standard = replace(self.standard, taught=(*self.standard.taught, "unstopped"))
         self.base: Answers | None = None
         self.alarmed: dict[str, float] = {}
         self.failed: set[str] = set()
@@ -150,7 +151,7 @@ class HealthWatch:
         with model.disable_adapter():
             answers = self._ask(model) if self.asked else None
         return {
-            "step": 0, "time": now(), "key": self._key(model), "prompts": [item.prompt for item in self.asked], "taught": self.taught,
+            "step": 0, "time": now(), "key": self._key(model), "prompts": [item.prompt for item in self.asked], "standard": asdict(self.standard),
             "max_new_tokens": self.max_new_tokens, "score": round(answers.score, 4) if answers else None,
             "counts": answers.counts() if answers else {}, "answers": [item.to_dict() for item in answers.items] if answers else [],
             "seconds": round(time.monotonic() - started, 2),
@@ -172,7 +173,7 @@ class HealthWatch:
                 size //= 2
 
     def _read(self, texts: list[str], stopped: list[bool]) -> Answers:
-        return read_answers(self.asked, texts, stopped, self.taught)
+        return read_answers(self.asked, texts, stopped, self.standard)
 
     def _key(self, model: Any) -> str:
         """What the base's answers depend on: another precision is another base."""

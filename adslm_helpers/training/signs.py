@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ..text.brief import prompt_text
 from ..text.degenerate import identical_answers
 from ..text.relevance import on_topic
-from ..text.rubric import judge
+from ..text.rubric import CHECKS, judge
 
 LEVEL = 0.01
 # What is known of broken texts before any is read: at most about 1 of 20 answers of a working model (real ads and the embedded model:
@@ -23,6 +23,8 @@ _WORKING_MODEL, _UNKNOWN_MODEL = (1, 19), (1, 1)
 # A kind of damage that the chosen texts themselves have so often is what the data teaches, not a fault of the training.
 _TAUGHT_SHARE = 0.05
 _LEAST_TAUGHT = 2
+# What so many of the chosen texts do is what the training should teach.
+_STANDARD_SHARE = 0.9
 _SHRUNK = 0.5
 
 GROUPS = {
@@ -43,6 +45,7 @@ _WORDS = {
     "symbols": ("記号ばかりです", "are symbols only"),
     "identical": ("別の依頼への文と同じです", "are the same for another brief"),
     "brief_forgotten": ("依頼にある商品名や訴求点を、学習前より落としています", "name less of the brief's product and selling point than before the training"),
+    "falls_short": ("見本の文が守る基準を、学習前より守っていません", "do less of what the chosen texts do than before the training"),
     "off_topic": ("別の依頼への文に見えます", "belong to another brief by their words"),
     "shrunk": ("学習前の文と見本の半分より短くなりました", "are less than half as long as the base's text and the chosen one"),
     "unstopped": ("自分で終わらなくなりました", "no longer end by themselves"),
@@ -63,6 +66,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Standard:
+    """What the chosen texts of a dataset are like: `checks` of the rubric that 9 of 10 hold, and damage that they have themselves."""
+
+    checks: tuple[str, ...] = tuple(CHECKS)
+    taught: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """One answer and what was seen in it."""
 
@@ -74,11 +85,13 @@ class Answer:
     """How many of the words that the prompt states (product, selling point) the answer names."""
     stated: int
     on_topic: bool
+    missed: tuple[str, ...]
+    """Checks of the standard that do not hold."""
     score: float
     """The rubric's, 0-1."""
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "broken": list(self.broken)}
+        return {**asdict(self), "broken": list(self.broken), "missed": list(self.missed)}
 
 
 @dataclass(frozen=True)
@@ -92,11 +105,15 @@ class Sign:
     p: float
     severe: bool
     """Most answers are worse than the base's."""
+    check: str | None = None
+    """Of a standard that is missed: the check that fell most."""
 
     @property
     def words(self) -> tuple[str, str]:
         """One clause, Japanese and English."""
         ja, en = _WORDS[self.kind]
+        if self.check:
+            ja, en = f"{ja}（特に「{CHECKS[self.check][0]}」）", f"{en} (above all: {CHECKS[self.check][1]})"
         return (
             f"{self.n} 件中 {self.count} 件の文が{ja}（学習前 {self.base_count} 件）",
             f"{self.count} of {self.n} answers {en} (base: {self.base_count})",
@@ -122,27 +139,38 @@ class Answers:
         return dict(Counter(kind for item in self.items for kind in item.broken))
 
 
-def read_answers(asked: Sequence[Asked], texts: Sequence[str], stopped: Sequence[bool], taught: Sequence[str] = ()) -> Answers:
-    """Judges the answers to the watched prompts. `taught`: kinds of damage that the data's own chosen texts have."""
+def read_answers(
+    asked: Sequence[Asked], texts: Sequence[str], stopped: Sequence[bool], standard: Standard = Standard()
+) -> Answers:
+    """Judges the answers to the watched prompts, each with whether it ended by itself, by what the data's chosen texts do."""
     repeated = identical_answers([item.text for item in asked], texts)
     topical = on_topic(texts, [f"{item.text}\n{item.chosen}" for item in asked], [item.text for item in asked])
     answers = []
     for item, text, ended, fits in zip(asked, texts, stopped, topical, strict=True):
         judged = judge(item.prompt, text, stopped=ended)
         broken = [*judged.degenerate, *(["identical"] if text.strip() and text.strip() in repeated else [])]
-        broken = tuple(kind for kind in broken if kind not in taught)
+        broken = tuple(kind for kind in broken if kind not in standard.taught)
         stated = [judged.checks[name] for name in ("product", "appeal") if judged.checks[name] is not None]
+        missed = tuple(name for name in judged.failures if name in standard.checks)
         applied = [value for value in judged.checks.values() if value is not None]
         score = 0.0 if broken else sum(applied) / len(applied)
-        answers.append(Answer(text, ended, broken, sum(stated), len(stated), fits, round(score, 4)))
+        answers.append(Answer(text, ended, broken, sum(stated), len(stated), fits, missed, round(score, 4)))
     return Answers(answers)
 
 
-def taught_kinds(rows: Sequence[dict]) -> list[str]:
-    """Kinds of damage that at least 1 of 20 chosen texts (and at least two) of these pairs have: the model is asked to learn them."""
-    counts = Counter(kind for row in rows for kind in judge(row["prompt"], row["chosen"]).degenerate)
-    counts["identical"] = sum(row["chosen"].strip() in _repeated(rows) for row in rows)
-    return sorted(kind for kind, count in counts.items() if count >= max(_LEAST_TAUGHT, _TAUGHT_SHARE * len(rows)))
+def standard_of(rows: Sequence[dict]) -> Standard:
+    """The standard that the chosen texts of these pairs set: nobody is held to a check that they miss, or blamed for damage that they have.
+
+    Damage is taught when at least 1 of 20 chosen texts, and at least two, have it.
+    """
+    judged = [judge(row["prompt"], row["chosen"]) for row in rows]
+    counts = Counter(kind for one in judged for kind in one.degenerate)
+    repeated = identical_answers([prompt_text(row["prompt"]) for row in rows], [row["chosen"] for row in rows])
+    counts["identical"] = sum(row["chosen"].strip() in repeated for row in rows)
+    taught = (kind for kind, count in counts.items() if count >= max(_LEAST_TAUGHT, _TAUGHT_SHARE * len(rows)))
+    held = {name: [one.checks[name] for one in judged if one.checks[name] is not None] for name in CHECKS}
+    checks = (name for name, values in held.items() if values and sum(values) >= _STANDARD_SHARE * len(values))
+    return Standard(tuple(checks), tuple(sorted(taught)))
 
 
 def find_signs(asked: Sequence[Asked], base: Answers, now: Answers) -> list[Sign]:
@@ -151,6 +179,7 @@ def find_signs(asked: Sequence[Asked], base: Answers, now: Answers) -> list[Sign
     found = [
         _damage(base, now),
         _paired("brief_forgotten", [(b.held < b.stated, n.held < b.stated, n.held - b.held) for b, n in pairs if b.stated]),
+        _falls_short(pairs),
         _paired("off_topic", [(not b.on_topic, not n.on_topic, n.on_topic - b.on_topic) for b, n in pairs]),
         _paired("unstopped", [_two("unstopped" in b.broken, "unstopped" in n.broken) for b, n in pairs]),
         _paired("shrunk", [_length(item, b, n) for item, (b, n) in zip(asked, pairs, strict=True)]),
@@ -202,6 +231,15 @@ def _paired(kind: str, pairs: list[tuple[bool, bool, int]]) -> Sign | None:
     return Sign(kind, counts[1], counts[0], len(pairs), p, 2 * (worse - better) > len(pairs))
 
 
+def _falls_short(pairs: list[tuple[Answer, Answer]]) -> Sign | None:
+    sign = _paired("falls_short", [(bool(b.missed), bool(n.missed), len(b.missed) - len(n.missed)) for b, n in pairs])
+    if sign is None:
+        return None
+    grown = Counter(name for _, now in pairs for name in now.missed)
+    grown.subtract(name for base, _ in pairs for name in base.missed)
+    return replace(sign, check=grown.most_common(1)[0][0])
+
+
 def _two(before: bool, now: bool) -> tuple[bool, bool, int]:
     return before, now, before - now
 
@@ -211,7 +249,3 @@ def _length(item: Asked, base: Answer, now: Answer) -> tuple[bool, bool, int]:
     sizes = len(base.text), len(item.chosen)
     short, long = len(now.text) < _SHRUNK * min(sizes), _SHRUNK * len(now.text) > max(sizes)
     return False, short, long - short
-
-
-def _repeated(rows: Sequence[dict]) -> set[str]:
-    return identical_answers([prompt_text(row["prompt"]) for row in rows], [row["chosen"] for row in rows])

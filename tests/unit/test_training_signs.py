@@ -1,16 +1,19 @@
 """Signs that a model's texts go bad: what a few answers can show, and what they must not be taken for."""
 
+import math
+
 import pytest
 
 from adslm_helpers.training.signs import (
     LEVEL,
     SIGNS,
     Asked,
+    Standard,
     excess,
     find_signs,
     read_answers,
     sign_test,
-    taught_kinds,
+    standard_of,
 )
 
 PRODUCTS = ["加湿器", "電動自転車", "入浴剤", "乗換案内アプリ", "保険相談窓口", "日焼け止め", "ミールキット", "炊飯器"] * 2
@@ -40,8 +43,10 @@ FREE = [
 ]
 
 
-def read(texts, asked=ASKED, stopped=True, taught=()):
-    return read_answers(asked, texts, [stopped] * len(texts), taught)
+def read(texts, asked=ASKED, stopped=True, standard=None):
+    """By the standard that the chosen texts of the watched prompts set, unless another is given."""
+    set_by = standard or standard_of([{"prompt": item.prompt, "chosen": item.chosen} for item in asked])
+    return read_answers(asked, texts, [stopped] * len(texts), set_by)
 
 
 def signs(now, base=GOOD, asked=ASKED):
@@ -108,22 +113,35 @@ def test_answers_that_end_nowhere_are_a_sign_only_where_the_base_ended():
 def test_answers_of_half_the_length_are_a_sign_and_so_short_chosen_texts_are_none():
     stubs = [f"{who[:2]}、{product}、{appeal}" for product, appeal, who in zip(PRODUCTS, APPEALS, AUDIENCES, strict=True)]
     long = [f"{good}。毎日の暮らしがもっと楽しくなります" for good in GOOD]
-    assert set(signs(stubs, base=long)) == {"shrunk"} and signs(long, base=stubs) == {}
+    assert set(signs(stubs, base=long)) == {"shrunk", "falls_short"} and signs(long, base=stubs) == {}
     short = [Asked(asked.prompt, stub) for asked, stub in zip(ASKED, stubs, strict=True)]
     assert signs(stubs, base=long, asked=short) == {}
 
 
+def pairs_of(texts):
+    return [{"prompt": asked.prompt, "chosen": text} for asked, text in zip(ASKED, texts, strict=True)]
+
+
 def test_damage_that_the_chosen_texts_have_is_taught_and_not_held_against_the_model():
-    shouted = [{"prompt": asked.prompt, "chosen": f"{good}！！！！"} for asked, good in zip(ASKED, GOOD, strict=True)]
-    assert taught_kinds(shouted) == ["run"] and taught_kinds([{"prompt": a.prompt, "chosen": a.chosen} for a in ASKED]) == []
-    loud = [row["chosen"] for row in shouted]
-    base = read(GOOD, taught=["run"])
-    assert find_signs(ASKED, base, read(loud, taught=["run"])) == [] and find_signs(ASKED, read(GOOD), read(loud))
+    loud = [f"{good}！！！！" for good in GOOD]
+    standard = standard_of(pairs_of(loud))
+    assert standard.taught == ("run",) and "no_shouting" not in standard.checks
+    assert find_signs(ASKED, read(GOOD, standard=standard), read(loud, standard=standard)) == []
+    assert find_signs(ASKED, read(GOOD), read(loud)) != []
 
 
 def test_one_broken_chosen_text_teaches_nothing():
-    rows = [{"prompt": a.prompt, "chosen": good} for a, good in zip(ASKED, spoil(1), strict=True)]
-    assert taught_kinds(rows) == []
+    assert standard_of(pairs_of(GOOD)).taught == standard_of(pairs_of(spoil(1))).taught == ()
+
+
+def test_a_check_that_the_chosen_texts_hold_and_the_model_gives_up_is_a_sign():
+    """As measured: texts cut off in the middle, every product still named, the call to action gone."""
+    cut = [good.split("。使い方")[0] for good in GOOD]
+    found = signs(cut)["falls_short"]
+    assert found.severe and found.check == "call_to_action" and "call to action" in found.words[1]
+    asks_nothing = Standard(checks=tuple(name for name in Standard().checks if name != "call_to_action"))
+    assert find_signs(ASKED, read(GOOD, standard=asks_nothing), read(cut, standard=asks_nothing)) == []
+    assert "call_to_action" not in standard_of(pairs_of(cut)).checks
 
 
 def test_the_sign_test_by_hand():
@@ -138,6 +156,17 @@ def test_the_excess_by_counting():
     assert excess(2, 0, 2) == pytest.approx(1 / 22 * 2 / 23)
     assert excess(0, 3, 16) == pytest.approx(1)
     assert excess(4, 0, 16) < LEVEL < excess(3, 0, 16) and excess(4, 1, 16) > LEVEL
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.35, 0.5])
+def test_a_model_that_breaks_as_often_as_its_base_is_called_worse_in_two_of_a_hundred_at_most(share):
+    """Summed exactly over all outcomes of 16 and 16 answers."""
+
+    def binomial(k):
+        return math.comb(16, k) * share**k * (1 - share) ** (16 - k)
+
+    alarms = [(b, c) for b in range(17) for c in range(b + 1, 17) if excess(c, b, 16) <= LEVEL]
+    assert sum(binomial(b) * binomial(c) for b, c in alarms) <= 0.02
 
 
 def test_every_sign_has_words_in_both_languages():
