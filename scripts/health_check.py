@@ -18,7 +18,7 @@ from adslm_helpers.models.loading import load_model
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import load_recipe
 from adslm_helpers.run import Run, read_json, read_jsonl, versions, write_json, write_text
-from adslm_helpers.training.drift import drift_watch
+from adslm_helpers.training.drift import FALL_PER_TOKEN, KL_LIMIT, drift_watch
 from adslm_helpers.training.health import health_watch
 from adslm_helpers.training.history import read_alarms
 from adslm_helpers.training.prompts import encode_pairs
@@ -170,8 +170,11 @@ the others (brief forgotten, off topic, unstopped, shrunk). Exact rates for one 
 ## What it costs
 
 An evaluation answers 16 prompts in one batch, to at most twice the longest chosen text and `max_new_tokens` (the batch ends with its longest
-answer), and scores 16 chosen texts twice for the KL. That is 16 x 3 prompt passes and the decoding of one batch; the held-out evaluation itself
-makes four passes over every pair. The seconds of each are in health.jsonl.
+answer), and scores 16 chosen texts twice for the KL: 48 passes over a prompt and the decoding of one batch. The held-out evaluation that it goes
+with makes four passes over every pair, 600 for 150 pairs, so the watch adds about a tenth to it on every device; decoding 64 tokens of 16 answers
+reads the weights 64 times. The seconds of each are in health.jsonl.
+
+Drift limits: a chosen text that lost {FALL_PER_TOKEN:g} nats a token, a KL of {KL_LIMIT:g} nats a token. The table above holds what both kinds of run reach.
 """
 
 

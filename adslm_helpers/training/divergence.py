@@ -30,7 +30,9 @@ def mean_kl(model: Any, pairs: Sequence[EncodedPair]) -> float:
                 tuned = _logps(model, pair)
                 with model.disable_adapter():
                     base = _logps(model, pair)
-                total += (tuned.exp() * (tuned - base)).sum().item()
+                share = tuned.exp()
+                # A token that the model rules out (-inf) adds nothing; a NaN stays one.
+                total += (share * (tuned - base)).masked_fill(share == 0, 0).sum().item()
                 count += len(tuned)
     finally:
         model.train(was_training)

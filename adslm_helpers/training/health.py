@@ -139,7 +139,7 @@ class HealthWatch:
             "snapshot": self._try("snapshot", take_snapshot, model, self.training, step) if finite else None,
             "seconds": round(time.monotonic() - started, 2),
         }  # fmt: skip
-        append_row(self.path, row)
+        self._try("row", append_row, self.path, row)
         prune_snapshots(self.training)
         stop = _should_stop([*rows, row])
         for alarm in [*_alarms(signs, step, stop, self.recipe), *kl_alarm(step, _finite(kl), self.recipe.beta)]:
@@ -207,7 +207,7 @@ class HealthWatch:
         if alarm.severity != "stop" and size < _MUCH_WORSE * self.alarmed.get(alarm.kind, -math.inf):
             return
         self.alarmed[alarm.kind] = size
-        write_alarm(self.training, alarm)
+        self._try("alarm", write_alarm, self.training, alarm)
         self.say(alarm.line())
 
     def _try(self, part: str, function: Callable, *arguments: Any) -> Any:
