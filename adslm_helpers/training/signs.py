@@ -45,7 +45,7 @@ _WORDS = {
     "symbols": ("記号ばかりです", "are symbols only"),
     "identical": ("別の依頼への文と同じです", "are the same for another brief"),
     "brief_forgotten": ("依頼にある商品名や訴求点を、学習前より落としています", "name less of the brief's product and selling point than before the training"),
-    "falls_short": ("見本の文が守る基準を、学習前より守っていません", "do less of what the chosen texts do than before the training"),
+    "falls_short": ("、見本の守る基準を学習前より守れていません", "do less of what the chosen texts do than before the training"),
     "off_topic": ("別の依頼への文に見えます", "belong to another brief by their words"),
     "shrunk": ("学習前の文と見本の半分より短くなりました", "are less than half as long as the base's text and the chosen one"),
     "unstopped": ("自分で終わらなくなりました", "no longer end by themselves"),
