@@ -1,7 +1,7 @@
 """Trains good and ruinous recipes with the watch on their texts and writes docs/results/health.md: what it saw, and what each run ends with.
 
-.venv/bin/python scripts/health_check.py            # about 20 minutes on 2 cores
-.venv/bin/python scripts/health_check.py --only 2   # the first two
+.venv/bin/python scripts/health_check.py            # about 20 minutes on 2 quiet cores
+.venv/bin/python scripts/health_check.py --new      # those that docs/results/health.json does not hold yet
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GRID = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, help="measure the first N recipes only")
+    parser.add_argument("--only", type=int, help="the first N recipes only")
     parser.add_argument("--new", action="store_true", help="keep the rows of docs/results/health.json and measure the others")
     arguments = parser.parse_args()
     rows = read_json(RESULTS / "health.json") if arguments.new else []
@@ -107,6 +107,18 @@ def write(rows: list[dict]) -> None:
         for r in rows
         for side, name in (("last", f"step {r['health'][-1]['step']}"), ("ending", f"ends with step {r['ending']}"))
     ]
+    evaluations = [
+        f"| {r['recipe']['learning_rate']:g} | {r['recipe']['sft_weight']:g} | {r['recipe']['seed']} | {h['step']} | {h['eval_loss']:.3f} | {h['kl']:.2f} | {h['score']:.2f} "
+        f"| {'healthy' if h['healthy'] else ', '.join(h['reasons'])} |"
+        for r in rows
+        for h in r["health"]
+    ]
+    second = (
+        "| lr | SFT weight | seed | step | held-out loss | KL | text score of 16 | signs |\n"
+        + "|---" * 8
+        + "|\n"
+        + "\n".join(evaluations)
+    )
     names = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     write_json(RESULTS / "health.json", rows)
     write_text(
@@ -114,6 +126,7 @@ def write(rows: list[dict]) -> None:
         f"# What the watch on the text sees\n\nMeasured {date.today()} on a CPU with `python scripts/health_check.py` ({names}): the embedded model, the sample set, 16 watched "
         f"prompts at 4 evaluations; rubric pass and right product by one answer to every held-out prompt (base: {rows[0]['base_pass']:.2f}). Step 0 is the base.\n\n{head}\n"
         + "\n".join(lines)
+        + f"\n\nEvery evaluation (the loss holds the SFT term where there is one):\n\n{second}"
         + "\n\nThe first three texts of each:\n\n"
         + "\n".join(texts)
         + "\n\n"
@@ -163,7 +176,7 @@ def _binomial(k: int, n: int, p: float) -> float:
 NOTES = f"""## What 16 answers can tell
 
 The signs are tests at {LEVEL:g} against the base's own answers to the same prompts: a beta-binomial one for broken texts, an exact sign test for
-the others (brief forgotten, off topic, unstopped, shrunk). Exact rates for one evaluation; where both shares are equal, every sign is a false alarm:
+the others (brief_forgotten, falls_short, off_topic, unstopped, shrunk). Exact rates for one evaluation; where both shares are equal, every sign is a false alarm:
 
 {calibration()}
 

@@ -91,8 +91,10 @@ def evaluate(watch, script, step, broken, loss):
 
 def test_a_real_recipe_that_ruins_the_text_is_stopped_and_ends_healthy(run, runs_in_tmp):
     """A learning rate far too high for the embedded model: the first evaluation still reads well, then nothing does."""
-    recipe = load_recipe("tiny", learning_rate=2e-2, sft_weight=0.0, beta=0.05, max_steps=16, logging_steps=1)
-    tokenizer, rows = load_model(recipe).tokenizer, sample_pairs(90, seed=4)
+    recipe = load_recipe(
+        "tiny", learning_rate=2e-2, sft_weight=0.0, beta=0.05, max_steps=16, logging_steps=1, watch_prompts=8, max_new_tokens=40
+    )
+    tokenizer, rows = load_model(recipe).tokenizer, sample_pairs(80, seed=4)
     write_jsonl(run.dataset / "train.jsonl", rows[:64])
     write_jsonl(run.dataset / "eval.jsonl", rows[64:])
     said = []
