@@ -142,7 +142,8 @@ class HealthWatch:
         self._try("row", append_row, self.path, row)
         prune_snapshots(self.training)
         stop = _should_stop([*rows, row])
-        for alarm in [*_alarms(signs, step, stop, self.recipe), *kl_alarm(step, _finite(kl), self.recipe.beta)]:
+        broken = [] if finite else [_not_finite(step, loss, kl)]
+        for alarm in [*broken, *_alarms(signs, step, stop, self.recipe), *kl_alarm(step, _finite(kl), self.recipe.beta)]:
             self._raise(alarm)
         return stop
 
@@ -203,7 +204,7 @@ class HealthWatch:
 
     def _raise(self, alarm: Alarm) -> None:
         """Writes and says an alarm; one of a kind that is known only when it stops the run or got much worse."""
-        size = float(alarm.measured.get("count", alarm.measured.get("kl", 1)))
+        size = float(alarm.measured.get("count", alarm.measured["kl"] if alarm.kind == "kl" else 1))
         if alarm.severity != "stop" and size < _MUCH_WORSE * self.alarmed.get(alarm.kind, -math.inf):
             return
         self.alarmed[alarm.kind] = size
@@ -228,7 +229,7 @@ class HealthWatch:
 def _should_stop(rows: list[dict]) -> bool:
     """Most answers are bad, or they were bad at the last evaluation too and did not get better, or three times in a row."""
     now, before = rows[-1], rows[-2] if len(rows) > 1 else None
-    if "not_finite" in now["reasons"] or any(sign["severe"] for sign in now["signs"]):
+    if any(sign["severe"] for sign in now["signs"]):
         return True
     if not now["signs"] or before is None or not before["signs"]:
         return False
@@ -256,6 +257,16 @@ def _alarms(signs: list[Sign], step: int, stop: bool, recipe: DpoRecipe) -> list
     measured = {**worst.to_dict(), "also": [sign.kind for sign in signs if sign is not worst]}
     severity = "stop" if stop else "warning"
     return [Alarm(step, worst.kind, severity, f"{ja}。{then_ja}。→ {do_ja}。", f"{en}. {then_en}. -> {do_en}.", measured)]
+
+
+def _not_finite(step: int, loss: float | None, kl: float | None) -> Alarm:
+    """Said, not stopped for: what to do with such a run (another precision, a lower rate) is the business of the guard on numbers."""
+    return Alarm(
+        step, "not_finite", "warning",
+        "検証の損失か確率が有限の数ではありません。この時点の重みは使いません。→ dtype を 'float32' にするか、learning_rate を半分にしてください。",
+        "The held-out loss or the probabilities are not finite; the weights of this step are not used. -> Set dtype to 'float32', or halve learning_rate.",
+        {"eval_loss": "finite" if loss is not None else "not finite", "kl": str(kl)},
+    )  # fmt: skip
 
 
 def _finite(value: Any) -> float | None:

@@ -150,7 +150,8 @@ def test_most_answers_broken_end_the_training_at_once(watch, script):
 
 def test_a_loss_that_is_not_finite_asks_nothing_and_keeps_nothing(watch, script, monkeypatch):
     monkeypatch.setattr(health, "generate_texts", None)  # drawing from NaN ends a CUDA process
-    assert watch.evaluated(watch.model, 10, {"eval_loss": float("nan")}) is True
+    assert watch.evaluated(watch.model, 10, {"eval_loss": float("nan")}) is False  # to stop for it is the other guard's business
+    assert kinds(watch) == [(10, "not_finite", "warning")] and choose_ending(watch.training, best=True).start
     row = read_jsonl(watch.path)[-1]
     assert row["healthy"] is False and row["reasons"] == ["not_finite"] and row["eval_loss"] is None and row["snapshot"] is None
 
@@ -158,8 +159,8 @@ def test_a_loss_that_is_not_finite_asks_nothing_and_keeps_nothing(watch, script,
 def test_logits_that_are_not_finite_are_seen_before_anything_is_drawn(watch, monkeypatch):
     monkeypatch.setattr(health, "generate_texts", None)
     nudge(watch.model, float("nan"))
-    assert watch.evaluated(watch.model, 10, {"eval_loss": 0.5}) is True
-    assert read_jsonl(watch.path)[-1]["reasons"] == ["not_finite"]
+    watch.evaluated(watch.model, 10, {"eval_loss": 0.5})
+    assert read_jsonl(watch.path)[-1]["reasons"] == ["not_finite"] and kinds(watch) == [(10, "not_finite", "warning")]
 
 
 def test_a_watch_that_cannot_ask_says_so_once_and_the_training_goes_on(watch, script, monkeypatch):
