@@ -68,7 +68,7 @@ def measure(run: Run, overrides: dict) -> dict:
         "recipe": overrides, "seconds": round(result.seconds), "steps": result.steps, "final": result.final,
         "alarms": [[alarm.step, alarm.kind, alarm.severity] for alarm in read_alarms(run.training)],
         "health": [{key: row[key] for key in ("step", "eval_loss", "kl", "healthy", "reasons", "score", "seconds")} for row in health],
-        "ending": ending.step if not ending.start else 0, "said": ending.line(),
+        "ending": ending.step, "said": ending.line(),
         **{f"{name}_{key}": value for name, compared in texts.items() for key, value in _numbers(compared).items()},
         "base_pass": comparison_metrics(texts["last"])["rubric_pass_base"],
     }  # fmt: skip

@@ -40,11 +40,9 @@ class Ending:
         """What alarms.jsonl should know; None when the run ends with the weights it stopped at."""
         if self.start:
             return Alarm(self.last_step, "ended_as_base", "stop", self.ja, self.en)
-        return (
-            None
-            if self.step == self.last_step
-            else Alarm(self.last_step, "ended_earlier", "note", self.ja, self.en, {"ends_with": self.step})
-        )
+        if self.step == self.last_step:
+            return None
+        return Alarm(self.last_step, "ended_earlier", "note", self.ja, self.en, {"ends_with": self.step})
 
 
 def take_snapshot(model: Any, training: Path, step: int) -> dict[str, str]:
@@ -70,7 +68,7 @@ def take_snapshot(model: Any, training: Path, step: int) -> dict[str, str]:
 def prune_snapshots(training: Path) -> None:
     """Keeps the best healthy snapshot, the last two healthy ones and the newest; removes the others and what a crash left half-written."""
     rows = _rows(training)
-    healthy = [row for row in rows if row["healthy"] is not False]
+    healthy = [row for row in rows if row["healthy"] is not False and row["snapshot"]]
     kept = {row["step"] for row in [*healthy[-_LAST_HEALTHY:], *rows[-1:], *([best_row(healthy)] if healthy else [])]}
     _remove(training, lambda step: step not in kept)
 
@@ -108,7 +106,7 @@ def choose_ending(training: Path, best: bool) -> Ending:
     healthy = [row for row in there if row["healthy"]] or [row for row in there if row["healthy"] is None]
     if not healthy:
         return Ending(
-            last, last, None, True,
+            0, last, None, True,
             f"【重要】{len(rows)} 回の検証のどこでも文が健全でなかったため、アダプターを空に戻しました。学習前のモデルと同じです。→ learning_rate を下げ、sft_weight を 1 にして学習し直してください。",
             f"IMPORTANT: none of {len(rows)} evaluations saw healthy texts, so the adapter was emptied: the result is the base model. -> Train again with a lower learning_rate and sft_weight 1.",
         )  # fmt: skip
