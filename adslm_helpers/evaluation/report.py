@@ -10,15 +10,10 @@ from ..foreign_text import harmless
 from ..recipe import EMBEDDED, DpoRecipe
 from ..run import Run, now
 from ..text.brief import whole_prompt
+from ..text.degenerate import KINDS
 from ..text.rubric import CHECKS
 
 _OUTCOMES = {"win": "勝ち / win", "tie": "引分 / tie", "loss": "負け / loss"}
-_BROKEN = {
-    "empty": "空 / empty", "unstopped": "終わらない / does not end", "run": "同じ文字の連続 / one character repeated",
-    "repetition": "くり返し / repetition", "period": "くり返し / loop", "symbols": "記号ばかり / symbols only",
-    "language": "日本語でない / not Japanese", "no_kana": "かながない / no kana", "residue": "記号の残り / template residue",
-    "echo": "指示の丸写し / echoes the brief",
-}  # fmt: skip
 
 
 def render_report(
@@ -71,7 +66,9 @@ def spread(rows: list[dict], n: int) -> list[dict]:
 def reasons(judgement: dict[str, Any]) -> list[str]:
     """Why a text does not pass, in words; empty when it does."""
     names = {check: f"{ja} / {en}" for check, (ja, en) in CHECKS.items()}
-    return [f"✗ {names[check]}" for check in judgement["failures"]] + [f"✗ {_BROKEN[kind]}" for kind in judgement["degenerate"]]
+    return [f"✗ {names[check]}" for check in judgement["failures"]] + [
+        f"✗ {' / '.join(KINDS[kind])}" for kind in judgement["degenerate"]
+    ]
 
 
 def _example(row: dict) -> dict[str, Any]:

@@ -6,23 +6,36 @@ import re
 import unicodedata
 from collections.abc import Collection
 
+from .residue import echoes, has_residue
+from .script import foreign_scripts, lacks_kana, speaks_japanese
+
 LONGEST_RUN = 4
 TRIGRAM_REPETITION = 0.35
 PERIODICITY = 0.8
 SYMBOL_SHARE = 0.6
-JAPANESE_SHARE = 0.2
 
-_RESIDUE = re.compile(r"<\|im_|<\|endoftext|\[INST\]|###|</s>|\ufffd")
-_KANA = re.compile(r"[\u3041-\u30ff]")
-_JAPANESE = re.compile(r"[\u3041-\u30ff\u3400-\u9fff々〆ー]")
+KINDS = {
+    "empty": ("空の文", "empty texts"),
+    "unstopped": ("終わらない文", "texts that do not end"),
+    "run": ("同じ文字の連続", "one character repeated"),
+    "repetition": ("くり返し", "repetition"),
+    "period": ("くり返し", "loops"),
+    "symbols": ("記号ばかりの文", "symbols only"),
+    "language": ("日本語でない文", "texts that are not Japanese"),
+    "no_kana": ("かなのない文", "texts without kana"),
+    "foreign": ("別の言語の文字", "foreign script"),
+    "residue": ("チャット形式の記号の残り", "residue of the chat format"),
+    "echo": ("指示の丸写し", "the brief given back"),
+}
+"""What a text can be broken by, in words."""
+
 _WORD = re.compile(r"\w", re.UNICODE)
 
 
 def find_degeneration(text: str, *, prompt: str = "", stopped: bool = True) -> list[str]:
-    """The names of all that is broken in `text`; empty when nothing is.
+    """The names (keys of KINDS) of all that is broken in `text`; empty when nothing is.
 
-    `stopped`: whether the model ended the text itself. Names: empty, unstopped, run, repetition, period, symbols, language,
-    no_kana, residue, echo.
+    `stopped`: whether the model ended the text itself. `prompt`: what it answers; without one a Japanese brief is taken for granted.
     """
     plain = unicodedata.normalize("NFKC", text).strip()
     if not plain:
@@ -33,16 +46,17 @@ def find_degeneration(text: str, *, prompt: str = "", stopped: bool = True) -> l
         "repetition": len(plain) >= 12 and trigram_repetition(plain) > TRIGRAM_REPETITION,
         "period": len(plain) >= 8 and periodicity(plain) > PERIODICITY,
         "symbols": _share(plain, lambda c: not _WORD.match(c) and not c.isspace()) > SYMBOL_SHARE,
-        "language": _share(plain, lambda c: bool(_JAPANESE.match(c))) < JAPANESE_SHARE,
-        "no_kana": len(plain) >= 20 and not _KANA.search(plain),
-        "residue": bool(_RESIDUE.search(plain)),
-        "echo": len(prompt.strip()) >= 8 and unicodedata.normalize("NFKC", prompt).strip() in plain,
+        "language": not speaks_japanese(plain, prompt),
+        "no_kana": lacks_kana(plain),
+        "foreign": bool(foreign_scripts(plain, prompt)),
+        "residue": has_residue(text),
+        "echo": echoes(prompt, plain),
     }
     return [name for name, found in checks.items() if found]
 
 
 def identical_answers(prompts: Collection[str], texts: Collection[str]) -> set[str]:
-    """The texts that stand as the answer to two different prompts."""
+    """The texts (without the spaces around them) that stand as the answer to two different prompts."""
     first: dict[str, str] = {}
     repeated = set()
     for prompt, text in zip(prompts, texts, strict=True):

@@ -17,7 +17,7 @@ GOOD = "子育て中の方へ。支出がひと目でわかる家計簿アプリ
         ("empty", ""), ("empty", " \u3000\n"), ("run", "家計簿アプリで安心！！！！"), ("run", "うれしいいいい靴です"),
         ("repetition", "今すぐ今すぐ今すぐ今すぐ今すぐ見る"), ("period", "安い靴です安い靴です安い靴です"), ("symbols", "★☆！？★☆、。★靴"),
         ("language", "Download our new app today"), ("no_kana", "立即下載我們的記帳應用程式首月免費輕鬆管理家庭支出"), ("residue", "靴です<|im_end|>"),
-        ("residue", "[INST]靴です"), ("residue", "### 回答 靴の広告です"), ("residue", "送料無料の\ufffd靴です"),
+        ("residue", "[INST]靴です"), ("residue", "### 回答 靴の広告です"), ("residue", "送料無料の\ufffd靴です"), ("foreign", "送料무료の靴です"), ("foreign", "简単に始める靴です"),
     ],
 )  # fmt: skip
 def test_each_kind_of_broken_text_is_named(kind, text):
@@ -40,7 +40,17 @@ def test_real_ads_are_hardly_ever_called_broken():
         pytest.skip("the real ads are not beside this clone")
     rows = [json.loads(line) for line in REAL.read_text(encoding="utf-8").splitlines()]
     broken = [row["chosen"] for row in rows if find_degeneration(row["chosen"], prompt=row["prompt"])]
-    assert len(rows) == 3565 and len(broken) <= 0.01 * len(rows)
+    assert len(rows) == 3565 and len(broken) <= 0.003 * len(rows)
+
+
+def test_no_text_of_the_sample_set_is_called_broken():
+    """The rejected ones neither: they are bad ads, not broken texts."""
+    rows = [
+        json.loads(line)
+        for line in (Path(__file__).parents[2] / "data" / "sample_pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(rows) == 1000
+    assert [row for row in rows for side in ("chosen", "rejected") if find_degeneration(row[side], prompt=row["prompt"])] == []
 
 
 def test_a_text_that_the_model_did_not_end_is_broken_even_when_it_reads_well():
