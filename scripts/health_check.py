@@ -14,17 +14,15 @@ from pathlib import Path
 
 from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.evaluation.compare import compare_texts, comparison_metrics, heldout_prompts
-from adslm_helpers.models.loading import load_model
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import load_recipe
 from adslm_helpers.run import Run, read_json, read_jsonl, versions, write_json, write_text
-from adslm_helpers.training.drift import FALL_PER_TOKEN, KL_LIMIT, drift_watch
-from adslm_helpers.training.health import health_watch
+from adslm_helpers.training.drift import FALL_PER_TOKEN, KL_LIMIT
 from adslm_helpers.training.history import read_alarms
-from adslm_helpers.training.prompts import encode_pairs
 from adslm_helpers.training.signs import LEVEL, excess, sign_test
 from adslm_helpers.training.snapshots import Ending, choose_ending, load_ending
 from adslm_helpers.training.train import train
+from adslm_helpers.widgets.live import live_view
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 RUINOUS = {"sft_weight": 0.0, "beta": 0.1}
@@ -54,10 +52,8 @@ def measure(run: Run, overrides: dict) -> dict:
     """Trains one recipe under watch; the texts of the last step and of the ending are those of all held-out prompts."""
     recipe = load_recipe("tiny", samples_per_prompt=1, **overrides)
     build_dataset(run, "sample", load_recipe("tiny"))
-    tokenizer, eval_rows = load_model(recipe).tokenizer, load_split(run, "eval")
-    pairs = encode_pairs(tokenizer, load_split(run, "train"), recipe.max_length, recipe.max_prompt_length).pairs
-    watch = health_watch(run.training, recipe, tokenizer, eval_rows, print)
-    result = train(run, recipe, [watch, drift_watch(run.training, recipe, pairs, print)])
+    eval_rows = load_split(run, "eval")
+    result = train(run, recipe, [live_view()])
     health = [row for row in read_jsonl(run.training / "health.jsonl") if row["step"]]
     ending = choose_ending(run.training, best=True)
     loaded, texts = load_tuned(run), {}

@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..dataset.build import load_split
@@ -21,13 +20,16 @@ from ..models.skipped import Skipped
 from ..recipe import DpoRecipe
 from ..run import Run, write_json
 from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step_of, train_from
+from .drift import drift_watch
 from .finite import NotFiniteError, NumberGuard
+from .health import health_watch
 from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
 from .prompts import EncodedPairs, encode_pairs
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
+from .snapshots import Ending, choose_ending, last_healthy_step, load_ending
 from .trl_api import build_trainer, readable_checkpoints
 
 _OF_NUMBERS = ("float32", "half_learning_rate")
@@ -45,6 +47,9 @@ class Outcome:
     done_by_us: list[str]
     resumed_from: int
     seconds: float
+    ending: Ending
+    final: dict[str, float]
+    """The held-out metrics of what the run ends with, by TRL's names."""
 
 
 @dataclass
@@ -71,12 +76,17 @@ def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: S
     `resume`: an earlier session's checkpoints and recoveries are this training's own. Each recovery is a row of recoveries.jsonl, a line of alarms.jsonl and in the manifest.
     Raises what stopped the training when no remedy is left, Interrupted, and ModelError and TrainingError as loading and building do.
     """
-    ring = _bell(run.training, callbacks)
+    tell, interruption = _listeners(callbacks), Interruption()
+
+    def ring(alarm: Alarm) -> None:
+        write_alarm(run.training, alarm)
+        tell(alarm.line())
+
     recoveries = read_recoveries(run) if resume else []
     attempt = _Attempt(as_recovered(recipe, recoveries))
     while True:
         try:
-            return _try(run, attempt, callbacks, resume)
+            return _try(run, attempt, callbacks, interruption, tell, resume)
         except NotFiniteError as error:
             failure, cause = _bare(error), error.diagnosis.cause
             ring(error.alarm())
@@ -95,6 +105,8 @@ def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: S
             attempt.skipped.append(too_large(attempt.model))
         resume = not remedy.from_start
         clear_up(run.training)
+        if cause != "out_of_memory":
+            remove_after(run.training, last_healthy_step(run.training))
         if remedy.from_start:  # before it is noted: a kill in between must not leave another model's checkpoints to the next one
             remove_after(run.training, 0)
         row = record(run, remedy, attempt.recipe, attempt.step, attempt.failed_in(), cause)
@@ -104,7 +116,14 @@ def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: S
         _free_memory()
 
 
-def _try(run: Run, attempt: _Attempt, callbacks: Sequence[Any], resume: bool) -> Outcome:
+def _try(
+    run: Run,
+    attempt: _Attempt,
+    callbacks: Sequence[Any],
+    interruption: Interruption,
+    tell: Callable[[str], None],
+    resume: bool,
+) -> Outcome:
     from .callbacks import FiniteGuard, HistoryCallback, LearningRate, tensorboard_callback
 
     recipe = attempt.recipe
@@ -116,13 +135,15 @@ def _try(run: Run, attempt: _Attempt, callbacks: Sequence[Any], resume: bool) ->
     sides = _encoded(run, loaded, recipe)
     checkpoint = last_valid(run.training) if resume else None
     start = step_of(checkpoint) if checkpoint else 0
-    finite, interruption = FiniteGuard(), Interruption()
+    finite = FiniteGuard()
     watchers = (
         seal_callback(),
         interruption.callback(),
         HistoryCallback(run.training / HISTORY),
         finite,
         LearningRate(recipe.learning_rate),
+        health_watch(run.training, recipe, loaded.tokenizer, load_split(run, "eval"), tell),
+        drift_watch(run.training, recipe, sides["train"].pairs, tell),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
@@ -150,9 +171,29 @@ def _try(run: Run, attempt: _Attempt, callbacks: Sequence[Any], resume: bool) ->
             raise interrupted(run.training)
         if not evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY)):
             trainer.evaluate()
+        seconds = time.monotonic() - started
+        ending, final = _ended(run, recipe, trainer)
     finally:
         attempt.step = trainer.state.global_step
-    return Outcome(trainer, used, loaded, report, sides, done_by_us, start, time.monotonic() - started)
+    if ending.alarm:
+        write_alarm(run.training, ending.alarm)
+        tell(ending.alarm.line())
+    return Outcome(trainer, used, loaded, report, sides, done_by_us, start, seconds, ending, final)
+
+
+def _ended(run: Run, recipe: DpoRecipe, trainer: Any) -> tuple[Ending, dict[str, float]]:
+    """Puts the adapter that the run ends with into the model; its held-out metrics."""
+    ending = choose_ending(run.training, recipe.load_best_model_at_end)
+    load_ending(trainer.model, ending)
+    if ending.start:  # never evaluated; and what comes now is no row of the history
+        trainer.callback_handler.callbacks = []
+        return ending, _held_out(trainer.evaluate())
+    rows = [row for row in read_history(run.training / HISTORY) if "eval_loss" in row and row["step"] == ending.step]
+    return ending, _held_out(rows[-1] if rows else {})
+
+
+def _held_out(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith("eval_")}
 
 
 def evaluated_at(step: int, history: list[dict]) -> bool:
@@ -183,16 +224,15 @@ def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None
     return after_not_finite(error.diagnosis.cause, attempt.recipe, attempt.plan, fits)
 
 
-def _bell(training: Path, callbacks: Sequence[Any]) -> Callable[[Alarm], None]:
-    """Writes an alarm, and tells it to every callback that has an `on_alarm`."""
+def _listeners(callbacks: Sequence[Any]) -> Callable[[str], None]:
+    """Tells what the guards have to say to every callback that has an `on_notice`."""
+    hear = [callback.on_notice for callback in callbacks if hasattr(callback, "on_notice")]
 
-    def ring(alarm: Alarm) -> None:
-        write_alarm(training, alarm)
-        for callback in callbacks:
-            if hasattr(callback, "on_alarm"):
-                callback.on_alarm(alarm)
+    def tell(line: str) -> None:
+        for one in hear:
+            one(line)
 
-    return ring
+    return tell
 
 
 def _bare(error: BaseException) -> BaseException:

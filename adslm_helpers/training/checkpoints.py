@@ -125,7 +125,7 @@ def remove_checkpoint(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def remove_after(training: Path, step: int) -> list[Path]:
+def remove_after(training: Path, step: float) -> list[Path]:
     """Deletes the checkpoints past `step`, newest first, for a run that goes back to it; returns what they were called."""
     later = [path for path in reversed(checkpoints(training)) if step_of(path) > step]
     for path in later:

@@ -125,6 +125,14 @@ def choose_ending(training: Path, best: bool) -> Ending:
     )  # fmt: skip
 
 
+def last_healthy_step(training: Path) -> float:
+    """The step up to which a run may be trusted when it has to go back: infinity unless the last evaluation saw unhealthy texts."""
+    rows = _rows(training)
+    if not rows or rows[-1]["healthy"] is not False:
+        return math.inf
+    return max((row["step"] for row in rows if row["healthy"]), default=0)
+
+
 def load_ending(model: Any, ending: Ending) -> None:
     """Puts the ending's weights into the PeftModel; for the untouched start every LoRA B becomes 0, so that the adapter adds nothing.
 

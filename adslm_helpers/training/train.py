@@ -16,7 +16,6 @@ from ..run import Run, read_json, write_json
 from ..run_lock import run_lock
 from .attempts import train_until_done
 from .checkpoints import clear_up, save_adapter
-from .history import HISTORY, read_history
 from .interrupt import told_how_to_go_on
 from .mirror import mirror_callback, mirroring
 from .recoveries import read_recoveries
@@ -30,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training left behind. `final` holds the last evaluation's metrics by TRL's names."""
+    """What a training left behind. `final` holds the held-out metrics of what it ends with, by TRL's names."""
 
     run: str
     model: str
@@ -52,6 +51,9 @@ class RunResult:
     """The precision that was trained in, and why the ones before it were rejected."""
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     """How often the training went on by itself after something went wrong, and how: rows of recoveries.jsonl."""
+    ending: int = 0
+    """The step whose adapter the run ends with; 0: the untouched start, for no later one was healthy (or nobody looked at the texts)."""
+    ending_words: str = ""
     reused: bool = False
 
     def lines(self) -> list[str]:
@@ -64,6 +66,7 @@ class RunResult:
         if self.resumed_from:
             told.append(f"ステップ {self.resumed_from} から再開しました。/ Resumed from step {self.resumed_from}.")
         told += [f"自動の復旧 / recovered at step {row['step']}: {row['ja']} / {row['en']}" for row in self.recoveries]
+        told += [self.ending_words] * bool(self.ending_words and self.ending != self.steps)
         names = {"eval_loss": "検証損失 / eval loss", "eval_rewards/accuracies": "報酬の正解率 / reward accuracy"}
         told += [f"{label}: {self.final[key]:.3f}" for key, label in names.items() if key in self.final]
         return [*told, *self.done_by_us, f"アダプター / adapter: {self.adapter}"]
@@ -85,7 +88,7 @@ def train(
     ..., and an unfinished one is taken up again when its recipe is asked for again. After a number that is not finite, or out of memory, it goes on by itself (`attempts`). Where there is a mirror (ADSLM_MIRROR, a
     mounted Drive on Colab) a run that is further on there is brought back first, and this one is copied there meanwhile.
     `fresh`: train again all the same. `resume`: refuse to start anything but what is there. `callbacks`: `transformers.TrainerCallback`s;
-    one with an `on_alarm` hears the guards. `say`: told about the mirror; else the log is.
+    one with an `on_notice` hears the guards. `say`: told about the mirror; else the log is.
     Raises RunError (no dataset, another process at work), RecipeError (preset does not fit the machine), ModelError, TrainingError (also
     when the disk is full), Interrupted.
     """
@@ -133,7 +136,7 @@ def _train(run: Run, asked: DpoRecipe, planned: DpoRecipe, callbacks: Sequence[A
         steps=trainer.state.global_step,
         seconds=round(outcome.seconds, 2),
         resumed_from=outcome.resumed_from,
-        final=_last_evaluation(read_history(run.training / HISTORY)),
+        final=outcome.final,
         pairs={side: len(encoded.pairs) for side, encoded in outcome.sides.items()},
         dropped={side: dict(encoded.dropped) for side, encoded in outcome.sides.items()},
         fingerprint=fingerprint,
@@ -141,17 +144,14 @@ def _train(run: Run, asked: DpoRecipe, planned: DpoRecipe, callbacks: Sequence[A
         done_by_us=outcome.done_by_us,
         preflight=outcome.report.summary(),
         recoveries=read_recoveries(run),
+        ending=outcome.ending.step,
+        ending_words=outcome.ending.line(),
     )
 
 
 def expected_steps(run: Run, recipe: DpoRecipe) -> int:
     """Optimizer steps that `train` will take, for a progress bar (pairs dropped for length are not known yet)."""
     return total_steps(recipe, len(load_split(run, "train")))
-
-
-def _last_evaluation(history: list[dict]) -> dict[str, float]:
-    rows = [row for row in history if "eval_loss" in row]
-    return {key: value for key, value in rows[-1].items() if key.startswith("eval_")} if rows else {}
 
 
 def _finished(run: Run, fingerprint: str) -> RunResult | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..tables import html_row
 from ..text.width import padded, printable
+from ..training.drift import find_drift
 from ..training.history import Alarm
 from .causes import Finding, broken_numbers, healthy_part, nan_evaluation
 from .curves import both_rewards_fall, diverged, gradient_spike
@@ -124,7 +125,7 @@ def analyze(where: str | Path, drift_alarms: DriftAlarms | None = None) -> Analy
         log.total_steps = state.total_steps
     causes = [cause(log.rows) for cause in (broken_numbers, nan_evaluation, gradient_spike, diverged)]
     findings = [*(finding for finding in causes if finding), *find_endings(log, state)]
-    drift = from_alarms((drift_alarms or _drift)(healthy_part(log.rows), state.beta if state else None))
+    drift = from_alarms((drift_alarms or find_drift)(healthy_part(log.rows), state.beta if state else None))
     known = {finding.kind for finding in findings}
     findings += [finding for finding in drift if finding.kind not in known]
     if "nan_forward" in known:  # says what the alarm on the first row says, and more
@@ -133,10 +134,6 @@ def analyze(where: str | Path, drift_alarms: DriftAlarms | None = None) -> Analy
         findings.append(lower)
     findings.sort(key=lambda one: (_ORDER[one.severity], one.step))
     return Analysis(log, findings, texts_watched=bool(state and state.health))
-
-
-def _drift(rows: list[dict], beta: float | None) -> list[Alarm]:
-    return []
 
 
 def _shown(value: float) -> str:

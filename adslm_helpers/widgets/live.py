@@ -20,8 +20,6 @@ from ..foreign_text import harmless
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from ..training.history import Alarm
-
 REDRAW_SECONDS = 2.0
 DRAWING_SHARE = 0.05  # a redraw costs a third of a second of the CPU that trains, so it may take at most this share of the time
 BAR_SECONDS = 0.3
@@ -57,8 +55,8 @@ def live_view(total_steps: int | None = None, notes: Sequence[Callable[[], str]]
             if state.is_world_process_zero:
                 view.end(state.global_step)
 
-        def on_alarm(self, alarm: Alarm) -> None:
-            view.alarm(alarm.line())
+        def on_notice(self, line: str) -> None:
+            view.notice(line)
 
     callback = LiveCallback()
     callback.view = view
@@ -94,7 +92,7 @@ class LiveView:
     ):
         self.total_steps, self.clock, self.notes = total_steps, clock, notes
         self.panel: Panel | None = None
-        self.alarms: list[str] = []
+        self.notices: list[str] = []
         self.begin(0, 0, show=False)
 
     def begin(self, step: int, total: int, show: bool = True) -> None:
@@ -111,8 +109,8 @@ class LiveView:
         self.ended = False
         if show and has_front_end():
             self.panel = self._try("widgets", Panel, max(1, self.total))
-            if self.alarms:
-                self._on_panel("alarms", lambda panel: panel.warn(self.alarms))
+            if self.notices:
+                self._on_panel("alarms", lambda panel: panel.warn(self.notices))
 
     def advance(self, step: int) -> None:
         """One optimizer step is done."""
@@ -131,12 +129,12 @@ class LiveView:
         if self.panel and self.clock() >= self.plot_due:
             self._draw()
 
-    def alarm(self, line: str) -> None:
+    def notice(self, line: str) -> None:
         """A guard has something to say: shown at once, and kept."""
-        self.alarms.append(line)
+        self.notices.append(line)
         self.lines.append(line)
         if self.panel:
-            self._on_panel("alarms", lambda panel: panel.warn(self.alarms))
+            self._on_panel("alarms", lambda panel: panel.warn(self.notices))
         else:
             _say(line)
 

@@ -33,6 +33,12 @@ def history(run, key="loss"):
     return {row["step"]: row[key] for row in read_jsonl(run.training / "history.jsonl") if key in row}
 
 
+def alarms(run):
+    """Without those about the texts: the model here is random."""
+    kinds = [alarm.kind for alarm in read_alarms(run.training)]
+    return [kind for kind in kinds if kind in ("not_finite", "out_of_memory", "recovery")]
+
+
 def kept_batch(run):
     (path,) = (run.training / "not_finite").iterdir()
     return read_json(path)
@@ -129,8 +135,7 @@ def test_one_nan_in_one_gradient_element_harms_no_weight_and_the_run_goes_on(run
     assert (recovery["cause"], recovery["remedy"], recovery["step"]) == ("once", "half_learning_rate", 3)
     assert result.resumed_from == 2, "from the last checkpoint, not from the start"
     assert all(weight.isfinite().all() for weight in adapter(run).values())
-    kinds = [alarm.kind for alarm in read_alarms(run.training)]
-    assert kinds[:2] == ["not_finite", "recovery"]
+    assert alarms(run) == ["not_finite", "recovery"]
 
 
 def test_weights_are_untouched_at_the_moment_of_the_stop(run, recipe):
@@ -203,7 +208,7 @@ def test_a_pair_that_no_model_can_score_is_named_instead_of_tried_again(run, rec
     with pytest.raises(NotFiniteError, match="even the untuned model") as raised:
         train(run, recipe, [At(2, always, times=9)])
     assert "Take the pairs named in that file out of the data" in raised.value.en
-    assert [alarm.kind for alarm in read_alarms(run.training)] == ["not_finite"]
+    assert alarms(run) == ["not_finite"]
 
 
 def test_it_gives_up_after_as_many_tries_as_the_recipe_allows(run, recipe):
@@ -313,7 +318,7 @@ def test_every_rung_in_turn_and_the_run_ends_well(run, recipe, model_folder, tmp
     rungs = ["half_batch"] * 2 + ["checkpointing"] + ["half_eval_batch"] * 3 + ["shorter"] * 2 + ["next_model"]
     assert remedies(result) == rungs
     assert result.model == str(model_folder) and "FALLBACK" in result.lines()[0]
-    assert [alarm.kind for alarm in read_alarms(run.training)] == ["out_of_memory", "recovery"] * len(rungs)
+    assert alarms(run) == ["out_of_memory", "recovery"] * len(rungs)
     assert read_json(run.training / "recipe.json")["max_length"] == 256, "the next model starts with all that was asked for"
 
 

@@ -293,7 +293,7 @@ ALARM = Alarm(3, "not_finite", "stop", "勾配が有限ではありません", "
 def test_an_alarm_is_printed_at_once_and_kept(capsys):
     callback = live_view()
     callback.on_train_begin(SimpleNamespace(), TrainerState(max_steps=9), TrainerControl())
-    callback.on_alarm(ALARM)
+    callback.on_notice(ALARM.line())
     assert capsys.readouterr().out.strip() == ALARM.line() == callback.view.lines[-1]
 
 
@@ -301,7 +301,7 @@ def test_a_second_attempt_closes_the_first_ones_widgets_and_still_shows_its_alar
     callback, state = live_view(), TrainerState(max_steps=9)
     callback.on_train_begin(SimpleNamespace(), state, TrainerControl())
     first = callback.view.panel
-    callback.on_alarm(ALARM)
+    callback.on_notice(ALARM.line())
     callback.on_train_begin(SimpleNamespace(), state, TrainerControl())
     assert first.warnings == [ALARM.line()] and ALARM.line() in first.closed
     assert callback.view.panel is not first and callback.view.panel.warnings == [ALARM.line()]

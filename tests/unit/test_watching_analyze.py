@@ -40,6 +40,11 @@ def test_the_first_bad_step_and_its_cause(name, kind, step, words):
     assert value["first_bad_step"] == step and value["healthy"] is False
 
 
+def test_a_run_in_which_no_weight_moves_is_not_called_healthy():
+    analysis = analyze(BROKEN / "frozen")
+    assert analysis.first_bad.kind == "frozen" and analysis.first_bad.step == 2 and "no weight moves" in told(analysis)
+
+
 @pytest.mark.parametrize("name", ["plain-trl", "llama-factory"])
 def test_a_healthy_log_is_called_so_and_nothing_more(name):
     analysis = analyze(BROKEN / name, quiet)
