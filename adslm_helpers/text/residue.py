@@ -14,12 +14,15 @@ _RESIDUE = re.compile(
 )
 # A turn that the model began itself: a role alone on its line, or before a colon at the start of a line.
 _ROLE = re.compile(
-    r"^\s*(?:(?:user|assistant|system|human)\s*(?::|$)|(?:ユーザー|アシスタント|システム)\s*:)", re.IGNORECASE | re.MULTILINE
+    r"^[^\S\n]*(?:(?:user|assistant|system|human)[^\S\n]*(?::|$)|(?:ユーザー|アシスタント|システム)[^\S\n]*:)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _REQUEST = re.compile(r"(?:ください|下さい|なさい|せよ|お願いします|書いて|作って|教えて)$")
 _LABELLED = re.compile(r"^[^\s:]{1,10}\s*:\s*\S")
 _SENTENCE_END = re.compile(r"[\n。?!]")
 _LEAST_ECHO = 8
+# Of a longer brief this much is looked for: every piece of it is, and a brief of a whole book would keep that busy for minutes.
+_LONGEST = 2000
 # "RTBについて説明してください" answered by "RTBについて説明します。..." shares 60-75 % of its prompt with a good answer.
 _ECHO_SHARE = 0.8
 
@@ -35,7 +38,7 @@ def echoes(prompt: str, text: str) -> bool:
 
     A prompt of fewer than 8 characters is no brief; a product name or a selling point that is quoted is no echo.
     """
-    asked, plain = (unicodedata.normalize("NFKC", words).strip() for words in (prompt, text))
+    asked, plain = (unicodedata.normalize("NFKC", words).strip() for words in (prompt[:_LONGEST], text))
     if len(asked) < _LEAST_ECHO or not plain:
         return False
     piece = max(_LEAST_ECHO, math.ceil(_ECHO_SHARE * len(asked)))

@@ -11,7 +11,11 @@ JAPANESE_SHARE = 0.2
 _KANA = re.compile(r"[\u3041-\u30ff]")
 _JAPANESE = re.compile(r"[\u3041-\u30ff\u3400-\u9fff\U00020000-\U0003ffff々〆ー]")
 _KANJI = re.compile(r"[\u4e00-\u9fff]")
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|jp|net|org|io)\b(?:/\S*)?", re.IGNORECASE)
+# As long as the names of the internet may be: without a bound, a text of one long word takes minutes.
+_ADDRESS = re.compile(
+    r"(?:https?://|www\.)\S+|\S{1,64}@\S{1,255}|(?<![\w-])[\w-]{1,63}(?:\.[\w-]{1,63}){0,9}\.(?:com|jp|net|org|io)\b(?:/\S*)?",
+    re.IGNORECASE,
+)
 _FOREIGN = {
     "hangul": "[\uac00-\ud7a3]", "cyrillic": "[\u0400-\u052f]", "thai": "[\u0e01-\u0e5b]", "arabic": "[\u0620-\u06ff]",
     "hebrew": "[\u05d0-\u05ea]", "devanagari": "[\u0900-\u097f]",
