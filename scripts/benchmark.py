@@ -36,7 +36,10 @@ def start_up() -> float:
 def steps_per_second(steps: int) -> None:
     """Trains the default recipe for some steps in a temporary folder; the first log is left out (warm-up)."""
     with tempfile.TemporaryDirectory() as folder:
-        run, recipe = Run("bench", folder), load_recipe("tiny", max_steps=steps, save_steps=10**6, evals_per_run=1)
+        run, recipe = (
+            Run("bench", folder),
+            load_recipe("tiny", max_steps=steps, save_steps=10**6, evals_per_run=1, watch_prompts=0),
+        )
         build_dataset(run, "sample", recipe)
         train(run, recipe)
         rows = [row for row in read_jsonl(run.training / "history.jsonl") if "loss" in row]

@@ -1,9 +1,9 @@
-"""What a run survives. Kills: SIGKILL at any moment of training and export, then the same command again, against an undisturbed run.
+"""What a run survives: kills at any moment, every file operation of every copy made to fail, every way to run out of memory or of numbers.
 
-.venv/bin/python scripts/chaos.py                      # 50 kills
-.venv/bin/python scripts/chaos.py --kills 5 --seed 7   # the same five again with the same seed (but for the scheduler's part in it)
+.venv/bin/python scripts/chaos.py                                   # all three
+.venv/bin/python scripts/chaos.py --only kills --kills 5 --seed 7   # the same five again (but for the scheduler's part in it)
 
-Half of the kills come at a time drawn uniformly over the undisturbed run, the others at a drawn file operation or evaluation batch: in
+Kills: SIGKILL in training and export, then the same command again, against an undisturbed run. Half of the kills come at a time drawn uniformly over the undisturbed run, the others at a drawn file operation or evaluation batch: in
 place, or a few milliseconds later from outside, while bytes are being written. Importing torch and TRL takes 8 s, so this process only
 imports (one thread, nothing computed) and each run is a fork of it; one run in a fresh interpreter shows that this changes nothing.
 """
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adslm_helpers.environment.packages import hide_kernel_notice
 from adslm_helpers.run import Run, read_json, read_jsonl
 
 TOLERANCE = 1e-6
@@ -49,6 +50,13 @@ AIMS = {
     "export": "/export/",
     "evaluation": "evaluation:",
     "records": "",
+}
+
+
+PARTS = {
+    "kills": "kills survived / 強制終了から回復",
+    "files": "file-operation faults survived / ファイル操作の失敗から回復",
+    "rungs": "rungs of recovery / 自動の復旧",
 }
 
 
@@ -285,12 +293,10 @@ def difference(ours: Path, theirs: Path) -> float:
     import numpy
     from safetensors.numpy import load_file
 
-    weights = [load_file(next(folder.glob("*.safetensors"))) for folder in (ours, theirs)]
-    if [{name: array.shape for name, array in one.items()} for one in weights].count(None) or weights[0].keys() != weights[
-        1
-    ].keys():
+    weights, theirs = (load_file(next(folder.glob("*.safetensors"))) for folder in (ours, theirs))
+    if {name: array.shape for name, array in weights.items()} != {name: array.shape for name, array in theirs.items()}:
         return float("inf")
-    return max(float(numpy.abs(weights[0][name] - weights[1][name]).max()) for name in weights[1])
+    return max(float(numpy.abs(weights[name] - theirs[name]).max()) for name in theirs)
 
 
 def make_base(folder: Path) -> None:
@@ -315,6 +321,7 @@ def import_all() -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", ADSLM_HEADLESS="1")
+    hide_kernel_notice()
     for name in HEAVY:
         importlib.import_module(name)
     from peft import LoraConfig, get_peft_model  # noqa: F401
@@ -342,7 +349,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--thin", action="store_true", help="each file operation fails in one way instead of all (8 minutes less)"
+    )
     parser.add_argument("--no-fork-check", action="store_true", help="skip the run in a fresh interpreter (10 s)")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "RUN"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -350,11 +361,34 @@ def main() -> int:
         import_all()
         work(Run(arguments.one[1], folder), Stage(folder))
         return 0
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    good = True
+    for part in PARTS if arguments.only is None else (arguments.only,):
+        survived, total = run_part(part, arguments, say)
+        say(f"{PARTS[part]}: {survived}/{total}")
+        good &= survived == total > 0
+    return 0 if good else 1
+
+
+def run_part(part: str, arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[int, int]:
+    """(survived, total). The kills come first: they fork this process, which must not have computed anything by then."""
+    if part == "kills":
+        with tempfile.TemporaryDirectory(prefix="adslm-chaos-") as folder:
+            return kills(Path(folder), arguments.kills, arguments.seed, say, not arguments.no_fork_check)[:2]
+    if part == "files":
+        from scripts.file_faults import fast_folder, walk_all
+
+        with fast_folder() as folder:
+            survived, total, lines = walk_all(Path(folder), thin=arguments.thin)
+        say("\n".join(lines[:-1]))
+        return survived, total
+    os.environ.update(HF_HUB_OFFLINE="1", ADSLM_HEADLESS="1")
+    hide_kernel_notice()
+    from scripts.recovery_faults import walk_rungs
+
     with tempfile.TemporaryDirectory(prefix="adslm-chaos-") as folder:
-        say = lambda line: print(line, flush=True)  # noqa: E731
-        survived, total, _ = kills(Path(folder), arguments.kills, arguments.seed, say, not arguments.no_fork_check)
-    print(f"kills survived / 強制終了から回復: {survived}/{total}")
-    return 0 if survived == total else 1
+        make_base(Path(folder))
+        return walk_rungs(Path(folder), say)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _known(rows: list[dict], overrides: dict) -> dict | None:
 def measure(base: Run, number: int, overrides: dict) -> dict:
     """Trains one recipe and looks at one answer to every held-out prompt."""
     run = base.fork(f"recipe-{number}")
-    result = train(run, load_recipe("tiny", **overrides))
+    result = train(run, load_recipe("tiny", watch_prompts=0, **overrides))  # nobody stops the bad ones: they are what is shown
     look = quick_look(run, n_prompts=1000)
     texts = look.pop("texts")
     row = {**overrides, "seconds": round(result.seconds), **look, "examples": [text["tuned"] for text in texts[:3]]}

@@ -47,7 +47,7 @@ def import_everything() -> int:
 
 def watch_trainers(seen: list):
     """Keeps every trainer that `train` builds."""
-    from adslm_helpers.training import train as module
+    from adslm_helpers.training import attempts as module
 
     build = module.build_trainer
 
@@ -101,21 +101,28 @@ def interrupted_and_resumed(run, recipe):
     return train(run, recipe)
 
 
-def best_checkpoint(run, recipe):
-    """With a learning rate that ruins the model: the best evaluation is not the last, and the adapter is that checkpoint's."""
+def healthy_ending(run, recipe):
+    """With a learning rate that ruins the model: the watch on its texts stops it, and the adapter is that of the last healthy step."""
     from safetensors.torch import load_file
 
     from adslm_helpers.run import read_jsonl
     from adslm_helpers.training.train import train
 
-    train(
+    result = train(
         run,
-        replace(recipe, learning_rate=0.02, max_steps=12, lr_scheduler_type="constant_with_warmup", load_best_model_at_end=True),
+        replace(
+            recipe, learning_rate=0.02, sft_weight=0.0, max_steps=12, lr_scheduler_type="constant_with_warmup", watch_prompts=8
+        ),
     )
-    scores = {row["step"]: row["eval_loss"] for row in read_jsonl(run.training / "history.jsonl") if "eval_loss" in row}
-    best = min(scores, key=scores.get)
-    kept = load_file(run.training / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
-    return {"best": best, "last": max(scores), "difference": largest_difference(adapter_of(run), kept)}
+    rows = read_jsonl(run.training / "health.jsonl")
+    kept = adapter_of(run)
+    if result.ending:
+        off = largest_difference(
+            kept, load_file(run.training / "snapshots" / f"step-{result.ending}" / "adapter_model.safetensors")
+        )
+    else:  # the untouched start: the adapter adds nothing
+        off = max(weight.abs().max().item() for name, weight in kept.items() if "lora_B" in name)
+    return {"ending": result.ending, "last": rows[-1]["step"], "healthy": rows[-1]["healthy"], "difference": off}
 
 
 def main(folder: Path) -> dict:
@@ -151,7 +158,7 @@ def main(folder: Path) -> dict:
     resumed = interrupted_and_resumed(run.fork("resumed"), recipe)
     found["resumed_from"] = resumed.resumed_from
     found["resumed_difference"] = largest_difference(adapter_of(run), adapter_of(Run("resumed", folder)))
-    found["load_best"] = best_checkpoint(run.fork("best"), recipe)
+    found["ending"] = healthy_ending(run.fork("ruined"), recipe)
 
     found["rubric"] = evaluate(run).metrics["n_prompts"]
     exported = export_run(run)

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from hypothesis import strategies as st
 
+from adslm_helpers.copies import differing_files
 from adslm_helpers.errors import AdslmError
 from adslm_helpers.export import load
 from adslm_helpers.export.card import CardFacts, model_card
 from adslm_helpers.export.load import load_export
-from adslm_helpers.export.publish import differing_files, list_files
+from adslm_helpers.export.publish import list_files
 from adslm_helpers.recipe import load_recipe
 
 from .cases import PICKLE, TEXTS, VALUES, checked_words, damage, damaged, everything, fuzzed, place

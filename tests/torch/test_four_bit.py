@@ -248,7 +248,7 @@ def test_how_weights_reach_each_device(machine, asked, expected, monkeypatch):
     plan = choose_device(recipe, MACHINES[machine])
     load_model(recipe, plan)
     seen["dtype"] = seen.pop("torch_dtype", seen.get("dtype"))
-    assert seen.pop("local_files_only") and seen.pop("token") is None
+    assert seen.pop("local_files_only") and seen.pop("token") is None and seen.pop("trust_remote_code") is False
     if quantisation := seen.pop("quantization_config", None):
         seen["compute"] = quantisation.bnb_4bit_compute_dtype
         assert quantisation.bnb_4bit_use_double_quant and quantisation.bnb_4bit_quant_type == "nf4"
@@ -260,7 +260,7 @@ def test_the_preflight_of_a_t4_plan_in_4_bit(recipe, tmp_path, monkeypatch):
     """float16 AMP over 4-bit layers that compute in float16, float32 adapters: what a T4 does, done here by the CPU."""
     from dataclasses import replace
 
-    from adslm_helpers.training import train as train_module
+    from adslm_helpers.training import attempts
 
     class Stop(Exception):
         pass
@@ -273,8 +273,8 @@ def test_the_preflight_of_a_t4_plan_in_4_bit(recipe, tmp_path, monkeypatch):
         }
         raise Stop(checks)
 
-    monkeypatch.setattr(train_module, "checked_trainer", look)
-    monkeypatch.setattr(train_module, "load_model", lambda recipe: _with_compute(load_model(recipe), torch.float16))
+    monkeypatch.setattr(attempts, "checked_trainer", look)
+    monkeypatch.setattr(attempts, "load_model", lambda recipe: _with_compute(load_model(recipe), torch.float16))
     with pytest.raises(Stop) as stopped:
         train(make_run(tmp_path, "t4"), recipe)
     checks = stopped.value.args[0]

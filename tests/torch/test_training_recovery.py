@@ -4,33 +4,36 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from adslm_helpers.errors import TrainingError
 from adslm_helpers.models.loading import load_model
 from adslm_helpers.recipe import recipe_from_dict
-from adslm_helpers.run import read_json, read_jsonl
+from adslm_helpers.run import read_json
 from adslm_helpers.training import attempts, preflight
 from adslm_helpers.training.finite import NotFiniteError
 from adslm_helpers.training.history import read_alarms
 from adslm_helpers.training.preflight import PreflightReport
 from adslm_helpers.training.recoveries import read_recoveries
 from adslm_helpers.training.train import train
+from scripts.recovery_faults import (
+    At,
+    Memory,
+    OnlyFits,
+    adapter,
+    blow_up,
+    break_bfloat16,
+    history,
+    largest_difference,
+    last_norm,
+    spoil_one_gradient_element,
+)
 
 from .conftest import StopAt
 
 
 def changed(recipe, **values):
     return recipe_from_dict({**recipe.to_dict(), **values})
-
-
-def adapter(run):
-    return load_file(run.training / "adapter" / "adapter_model.safetensors")
-
-
-def history(run, key="loss"):
-    return {row["step"]: row[key] for row in read_jsonl(run.training / "history.jsonl") if key in row}
 
 
 def alarms(run):
@@ -42,41 +45,6 @@ def alarms(run):
 def kept_batch(run):
     (path,) = (run.training / "not_finite").iterdir()
     return read_json(path)
-
-
-class At(TrainerCallback):
-    """Does something to the model when a step begins, as often as it is told."""
-
-    def __init__(self, step, act, times=1):
-        self.step, self.act, self.times = step, act, times
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step + 1 == self.step and self.times:
-            self.times -= 1
-            self.act(model)
-
-
-def spoil_one_gradient_element(model):
-    """One NaN in one element, in one step: without a guard every weight of the adapter is NaN after it."""
-    weight = next(p for p in model.parameters() if p.requires_grad)
-    handle = []
-
-    def hook(gradient):
-        handle[0].remove()
-        return gradient.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(math.nan))
-
-    handle.append(weight.register_hook(hook))
-
-
-def blow_up(model):
-    """What a learning rate that is much too high ends in."""
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data.fill_(1e30)
-
-
-def norm_of(model):
-    return model.get_base_model().model.norm
 
 
 # --- the failure that looked like success: loss 0.0, eval_loss nan, "!!!!!" -----------------------------------------
@@ -154,12 +122,7 @@ def test_weights_are_untouched_at_the_moment_of_the_stop(run, recipe):
 
 
 def test_a_nan_forward_in_training_is_seen_in_the_step_where_it_happens(run, recipe):
-    def broken_from_here(model):
-        norm_of(model).register_forward_hook(
-            lambda module, inputs, output: output * math.nan if output.dtype == torch.bfloat16 else output
-        )
-
-    result = train(run, changed(recipe, dtype="bfloat16"), [At(4, broken_from_here)])
+    result = train(run, changed(recipe, dtype="bfloat16"), [At(4, break_bfloat16)])
     (recovery,) = result.recoveries
     assert (recovery["cause"], recovery["remedy"], recovery["step"]) == ("precision", "float32", 3)
     assert all(math.isfinite(loss) for loss in history(run).values()) and sorted(history(run)) == [1, 2, 3, 4, 5, 6]
@@ -179,7 +142,7 @@ def test_a_nan_in_one_evaluation_batch_is_not_averaged_away(run, recipe):
                         return output * math.nan
                     return output
 
-                self.handle = norm_of(model).register_forward_hook(spoil)
+                self.handle = last_norm(model).register_forward_hook(spoil)
 
     with pytest.raises(NotFiniteError, match="in evaluation") as raised:
         train(run, changed(recipe, recoveries=0, per_device_eval_batch_size=4), [OneBatch()])
@@ -203,7 +166,7 @@ def test_weights_that_blew_up_are_put_down_to_the_learning_rate_which_is_halved_
 
 def test_a_pair_that_no_model_can_score_is_named_instead_of_tried_again(run, recipe):
     def always(model):
-        norm_of(model).register_forward_hook(lambda module, inputs, output: output * math.nan)
+        last_norm(model).register_forward_hook(lambda module, inputs, output: output * math.nan)
 
     with pytest.raises(NotFiniteError, match="even the untuned model") as raised:
         train(run, recipe, [At(2, always, times=9)])
@@ -271,21 +234,6 @@ def test_float16_amp_may_skip_steps_while_its_scale_comes_down_but_not_for_ever(
 # --- out of memory: every rung ------------------------------------------------------------------------------------
 
 
-class Memory(TrainerCallback):
-    """A device on which only some settings fit: `training` and `evaluation` say so of the trainer's arguments."""
-
-    def __init__(self, training=lambda args: True, evaluation=lambda args: True, from_step=1):
-        self.training, self.evaluation, self.from_step = training, evaluation, from_step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 >= self.from_step and not self.training(args):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if not self.evaluation(args):
-            raise RuntimeError("MPS backend out of memory (MPS allocated: 5.30 GB, max allowed: 5.33 GB)")
-
-
 def remedies(result):
     return [row["remedy"] for row in result.recoveries]
 
@@ -299,8 +247,7 @@ def test_half_the_batch_gives_the_trajectory_of_the_whole_one(run, recipe):
     assert remedies(result) == ["half_batch"] and result.resumed_from == 2
     assert read_json(run.training / "recipe.json")["gradient_accumulation_steps"] == 4
     assert history(run) == pytest.approx(history(undisturbed), abs=1e-5) and len(history(run)) == 8
-    ours, theirs = adapter(run), adapter(undisturbed)
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+    assert largest_difference(run, undisturbed) < 1e-5
 
 
 def test_every_rung_in_turn_and_the_run_ends_well(run, recipe, model_folder, tmp_path):
@@ -308,13 +255,7 @@ def test_every_rung_in_turn_and_the_run_ends_well(run, recipe, model_folder, tmp
 
     shutil.copytree(model_folder, tmp_path / "large")
     recipe = changed(recipe, models=[str(tmp_path / "large"), str(model_folder)], fallback=True, allow_shorter=True)
-    fits = []
-
-    class SecondModelFits(TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, **kwargs):
-            fits[:] = [True] * (model.config._name_or_path == str(model_folder))
-
-    result = train(run, recipe, [SecondModelFits(), Memory(lambda args: bool(fits))])
+    result = train(run, recipe, [OnlyFits(model_folder)])
     rungs = ["half_batch"] * 2 + ["checkpointing"] + ["half_eval_batch"] * 3 + ["shorter"] * 2 + ["next_model"]
     assert remedies(result) == rungs
     assert result.model == str(model_folder) and "FALLBACK" in result.lines()[0]
@@ -334,8 +275,7 @@ def test_checkpointing_gives_the_same_adapter(run, recipe):
     train(undisturbed, recipe)
     result = train(run, recipe, [Memory(lambda args: args.gradient_checkpointing, from_step=4)])
     assert remedies(result) == ["checkpointing"]
-    ours, theirs = adapter(run), adapter(undisturbed)
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+    assert largest_difference(run, undisturbed) < 1e-5
 
 
 def test_memory_that_runs_out_in_the_look_before_is_answered_by_a_smaller_batch_not_by_another_precision(

@@ -9,7 +9,7 @@ from tests.compat.run import deviation, failures, known_versions, table
 SOUND = {
     "versions": dict.fromkeys(("transformers", "peft", "accelerate", "datasets", "numpy"), "1"),
     "first_loss": 0.6931, "eos_per_response": [1], "scored": "abc", "loss": [1.0, 0.9], "margins": [0.0, 0.1], "eval_loss": [0.95],
-    "resumed_from": 10, "resumed_difference": 0.0, "load_best": {"best": 3, "last": 12, "difference": 0.0},
+    "resumed_from": 10, "resumed_difference": 0.0, "ending": {"ending": 3, "last": 6, "healthy": False, "difference": 0.0},
     "exported": {"files": 20, "changed_texts": 0}, "seconds": 40.0, "done_by_us": [],
     "preflight": {f"check{n}": True for n in range(7)},
 }  # fmt: skip
@@ -34,7 +34,7 @@ def test_a_sound_run_breaks_no_promise():
         ({"loss": [1.0, math.nan]}, "loss differs by nan"),
         ({"resumed_from": 0}, "resumed from 0"),
         ({"resumed_difference": 1e-5}, "resumed adapter"),
-        ({"load_best": {"best": 12, "last": 12, "difference": 0.0}}, "load_best"),
+        ({"ending": {"ending": 12, "last": 12, "healthy": True, "difference": 0.0}}, "ruined text"),
         ({"exported": {"files": 20, "changed_texts": 1}}, "export changed 1"),
     ],
 )
