@@ -54,16 +54,21 @@ def japanese_font() -> str | None:
     """The family name of an installed Japanese font. Fonts installed since matplotlib wrote its font cache are found too."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
-    files = {entry.name: entry.fname for entry in fontManager.ttflist}
-    for name in _FONTS:
-        if name in files and Path(files[name]).exists():
-            return name
-    for file in set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}:
+    if font := _known_font():
+        return font
+    for file in sorted(set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}):
         if Path(file).name.lower().startswith(_FONT_FILES):
-            fontManager.addfont(file)
-            if fontManager.ttflist[-1].name in _FONTS:
-                return fontManager.ttflist[-1].name
+            fontManager.addfont(file)  # of a collection all faces, in newer versions
+            if font := _known_font():
+                return font
     return None
+
+
+def _known_font() -> str | None:
+    from matplotlib.font_manager import fontManager
+
+    files = {entry.name: entry.fname for entry in fontManager.ttflist}
+    return next((name for name in _FONTS if name in files and Path(files[name]).exists()), None)
 
 
 def to_png(figure: Figure, dpi: int = 100) -> bytes:

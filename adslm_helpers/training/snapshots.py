@@ -113,7 +113,8 @@ def choose_ending(training: Path, best: bool) -> Ending:
     row = best_row(healthy) if best else healthy[-1]
     folder = training / row["snapshot"]["folder"] if row["step"] != last or _is_whole(training, row) else None
     if row["score"] is None:
-        why_ja, why_en = "文は見ていませんが、検証損失で選んだ", "by its held-out loss alone: the texts were not looked at"
+        why_ja, why_en = ("検証損失で選んだ", "by its held-out loss") if best else ("最後の", "the last one")
+        why_ja, why_en = f"文は見ていませんが、{why_ja}", f"{why_en}: the texts were not looked at"
     elif best:
         why_ja, why_en = "文が最もよく、検証損失も低い", "the best texts, then the lowest held-out loss"
     else:

@@ -167,3 +167,13 @@ def test_no_bar_of_the_margins_stands_on_both_sides_of_zero():
 
 def test_dollar_signs_of_the_user_are_no_mathematics():
     plots.to_png(plots.count_bars({"$100 ^_ $": 1}))
+
+
+def test_a_font_installed_since_matplotlib_looked_is_found_at_the_first_call(monkeypatch):
+    """A collection adds several faces, and the one that is wanted need not be the last."""
+    from matplotlib.font_manager import fontManager
+
+    if not plots.use_japanese_font():
+        pytest.skip("no Japanese font here")
+    monkeypatch.setattr(fontManager, "ttflist", [entry for entry in fontManager.ttflist if "DejaVu" in entry.name])
+    assert figure_style.japanese_font() is not None
