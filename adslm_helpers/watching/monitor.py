@@ -283,7 +283,9 @@ def _two_languages(ja: str, en: str, columns: int) -> list[str]:
 def _at_most(lines: list[str], number: int, columns: int) -> list[str]:
     if len(lines) <= number:
         return lines
-    return [*lines[: number - 1], cut(lines[number - 1] + lines[number], columns)]
+    last, after = lines[number - 1], lines[number]
+    between = " " if last[-1:].isascii() and after[:1].isascii() else ""
+    return [*lines[: number - 1], cut(f"{last}{between}{after}", columns)]
 
 
 def _plain(value: float) -> float | str:
