@@ -26,8 +26,10 @@ from .. import copies
 from ..copies import FULL, checked_entries, differing_files, exists, file_entry, folder_names, make_folders, place_file
 from ..errors import CopyError
 from ..run import Run, now
+from .checkpoints import SEAL
+from .resume import STARTED
 
-LISTING, SEAL, STATE, RESULT, FINGERPRINT = "mirrored.json", "seal.json", "mirror.json", "result.json", "fingerprint.json"
+LISTING, STATE, RESULT = "mirrored.json", "mirror.json", "result.json"
 KEEP = 2
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})")
 
@@ -120,13 +122,13 @@ def sealed(checkpoint: Path) -> tuple[bytes, list[dict]] | None:
 
 def _set_aside(run: Run, base: Path, first_step: int) -> str | None:
     """Renames what lies in the run's place from another training; its new name."""
-    theirs = _content(base / "training" / FINGERPRINT)
+    theirs = _content(base / "training" / STARTED)
     if theirs is None:
         return None
     ours = max([first_step, *checkpoint_steps(run.training / "checkpoints")])
     done = [exists(folder / "training" / RESULT) for folder in (base, run.path)]
     ahead = max(checkpoint_steps(base / "training" / "checkpoints"), default=0) > ours
-    if theirs == _content(run.training / FINGERPRINT) and not ahead and done != [True, False]:
+    if theirs == _content(run.training / STARTED) and not ahead and done != [True, False]:
         return None
     names, number = folder_names(base.parent), 1
     while (name := f"{run.name[:59]}-{number}") in names:
@@ -268,7 +270,7 @@ def _write_listing(run: Run, base: Path, files: list[dict], complete: bool) -> N
 
 def _fingerprint(run: Run) -> str:
     with suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(_content(run.training / FINGERPRINT))["fingerprint"])
+        return str(json.loads(_content(run.training / STARTED))["fingerprint"])
     return ""
 
 

@@ -23,10 +23,11 @@ from ..run import Run, now, read_json, write_json
 from .background import Pulse, bounded
 from .mirror import SILENCE, mirror_place
 from .mirror_state import MirrorStatus
-from .mirrored import FINGERPRINT, LISTING, RESULT, STATE, checkpoint_steps, is_itself, place_of, read_listing, sealed
+from .mirrored import LISTING, RESULT, STATE, checkpoint_steps, is_itself, place_of, read_listing, sealed
+from .resume import STARTED, free_name
 
 _log = logging.getLogger(__name__)
-_NEEDED = ("manifest.json", f"training/{FINGERPRINT}", "training/recipe.json", "dataset/train.jsonl", "dataset/eval.jsonl")
+_NEEDED = ("manifest.json", f"training/{STARTED}", "training/recipe.json", "dataset/train.jsonl", "dataset/eval.jsonl")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _look(run: Run, root: Path, pulse: Pulse) -> Path:
     step, finished = max(checkpoint_steps(base / "training" / "checkpoints"), default=0), exists(base / "training" / RESULT)
     if exists(run.training / RESULT) or not (finished or step > ours):
         raise _NotWanted
-    if exists(run.training / FINGERPRINT) and not _is_listed(run, f"training/{FINGERPRINT}", files):
+    if exists(run.training / STARTED) and not _is_listed(run, f"training/{STARTED}", files):
         raise _NotWanted(_other(run, base, "レシピかデータ", "recipe or data"))
     for name in ("dataset/train.jsonl", "dataset/eval.jsonl"):
         if exists(run.path / name) and not _is_listed(run, name, files):
@@ -268,11 +269,9 @@ def _ended(step: dict[str, Any]) -> dict[str, Any]:
 def _set_aside(run: Run) -> str | None:
     if not exists(run.training):
         return None
-    number = 1
-    while exists(run.path / f"training-{number}"):
-        number += 1
-    os.rename(run.training, run.path / f"training-{number}")
-    return f"training-{number}"
+    aside = free_name(run.training)
+    os.rename(run.training, aside)
+    return aside.name
 
 
 def _other(run: Run, base: Path, what_ja: str, what_en: str) -> str:

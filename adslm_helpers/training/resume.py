@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,14 @@ def bring_back(run: Run, fingerprint: str) -> list[str]:
     return []
 
 
+def free_name(training: Path) -> Path:
+    """training-1, training-2, ...: the first that is free, for an earlier training to lie under."""
+    number = 1
+    while os.path.lexists(training.with_name(f"{training.name}-{number}")):
+        number += 1
+    return training.with_name(f"{training.name}-{number}")
+
+
 def set_aside(training: Path) -> list[str]:
     """Moves the training that is there to training-1, training-2, ... and says so in bilingual lines; nothing that cost time is overwritten.
 
@@ -101,10 +110,7 @@ def set_aside(training: Path) -> list[str]:
     """
     if not training.is_dir() or not any(training.iterdir()):
         return []
-    number = 1
-    while training.with_name(f"{training.name}-{number}").exists():
-        number += 1
-    aside = training.rename(training.with_name(f"{training.name}-{number}"))
+    aside = training.rename(free_name(training))
     if (aside / "result.json").is_file():
         shutil.rmtree(aside / "checkpoints", ignore_errors=True)
         return [f"前の学習の結果は {aside} に残しました。/ The earlier training's result is kept in {aside}."]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..run import Run
-from ..text.width import cut, display_width, padded, printable, wrapped
+from ..text.width import clock_face, cut, display_width, padded, printable, wrapped
 from ..training.history import HISTORY, Alarm
 from .log_files import one_form
 from .run_files import RunState, read_state_of
@@ -131,11 +131,11 @@ class Snapshot:
         return [f"[{'#' * full}{'-' * (columns - full)}] {share:4.0%}   step {self.step}/{total}"]
 
     def _clock(self) -> str:
-        parts = [f"残り {_face(self.seconds_left)} left"] if self.phase == "running" else []
-        parts += [f"経過 {_face(self.seconds)} elapsed"] if self.seconds is not None else []
+        parts = [f"残り {clock_face(self.seconds_left)} left"] if self.phase == "running" else []
+        parts += [f"経過 {clock_face(self.seconds)} elapsed"] if self.seconds is not None else []
         parts += [f"{self.seconds_per_step:.3g} s/step"] if self.seconds_per_step is not None else []
         if self.silent_seconds is not None and self.phase == "running":
-            parts.append(f"最後の記録 {_face(self.silent_seconds)} 前 / ago")
+            parts.append(f"最後の記録 {clock_face(self.silent_seconds)} 前 / ago")
         return "   ".join(parts)
 
     def _curves(self, columns: int) -> list[str]:
@@ -156,7 +156,7 @@ class Snapshot:
         if checkpoint := self.state.checkpoint:
             whole = "完全 / whole" if checkpoint.sealed else "印なし / no seal"
             told.append(
-                (f"step {checkpoint.step} ({whole}), {_face(checkpoint.seconds_ago)} 前 / ago", "チェックポイント / ckpt")
+                (f"step {checkpoint.step} ({whole}), {clock_face(checkpoint.seconds_ago)} 前 / ago", "チェックポイント / ckpt")
             )
         if health := self.state.health:
             told.append((_health(health), "文の健康 / texts"))
@@ -234,14 +234,6 @@ def _age(path: Path) -> float | None:
         return max(0.0, time.time() - path.stat().st_mtime)
     except OSError:
         return None
-
-
-def _face(seconds: float | None) -> str:
-    if seconds is None:
-        return "--:--"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
 
 
 def _value(value: float | None) -> str:

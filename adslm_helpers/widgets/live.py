@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..environment.packages import hide_kernel_notice
 from ..foreign_text import harmless
+from ..text.width import clock_face
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -164,9 +165,9 @@ class LiveView:
     def _time(self) -> str:
         elapsed, done = self.clock() - self.started, self.step - self.first
         if self.ended:
-            return f"所要 {_clock_face(elapsed)} elapsed"
+            return f"所要 {clock_face(elapsed)} elapsed"
         left = elapsed / done * max(0, self.total - self.step) if done > 0 and self.total else None
-        return f"残り {_clock_face(left)} left"
+        return f"残り {clock_face(left)} left"
 
     def _memory(self) -> list[str]:
         used = self._try("memory", _memory_in_use) or {}
@@ -254,14 +255,6 @@ def _memory_in_use() -> dict[str, float]:
     from ..environment.device import memory_in_use
 
     return memory_in_use()
-
-
-def _clock_face(seconds: float | None) -> str:
-    if seconds is None:
-        return "--:--"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
 
 
 def _say(line: str) -> None:

@@ -91,7 +91,7 @@ def test_a_line_says_step_metrics_memory_and_time_left(clock):
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.0, "00:00"), (59.6, "01:00"), (3599.4, "59:59"), (3600, "1:00:00")])
 def test_the_time_left_carries_over_into_minutes_and_hours(seconds, shown):
-    assert live._clock_face(seconds) == shown
+    assert live.clock_face(seconds) == shown
 
 
 def test_before_the_first_step_the_time_left_is_unknown():
