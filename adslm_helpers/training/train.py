@@ -10,6 +10,7 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import check_preset_fits
 from ..environment.machine import probe_machine
+from ..errors import RunError
 from ..models.plan import plan_run
 from ..recipe import DpoRecipe
 from ..run import Run, read_json, write_json
@@ -158,7 +159,11 @@ def _finished(run: Run, fingerprint: str) -> RunResult | None:
     """The result of a finished training with this fingerprint, else None."""
     if not same_training(run, fingerprint) or not (run.training / "result.json").is_file():
         return None
-    result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
+    try:
+        result = RunResult(**{**read_json(run.training / "result.json"), "reused": True})
+    except (TypeError, RunError) as error:  # somebody changed it: the last checkpoint gives it again
+        _log.warning("%s: %s", run.training / "result.json", error)
+        return None
     entry = run.manifest()["steps"].get("training", {})
     if (entry.get("status"), entry.get("fingerprint")) == ("done", fingerprint):
         return result  # nothing changed: what came after it is not stale

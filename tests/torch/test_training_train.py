@@ -89,6 +89,17 @@ def test_the_same_recipe_and_data_are_not_trained_twice(trained, recipe):
     assert not (run.path / "training-1").exists()
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"steps": 6, "mine": 1}'])
+def test_a_result_that_somebody_changed_is_made_again_from_the_last_checkpoint(trained, recipe, content):
+    run, result, _ = trained
+    before = load_file(run.training / "adapter" / "adapter_model.safetensors")
+    (run.training / "result.json").write_text(content, encoding="utf-8")
+    again = train(run, recipe)
+    after = load_file(run.training / "adapter" / "adapter_model.safetensors")
+    assert not again.reused and again.final == result.final and again.steps == 6
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_another_recipe_keeps_the_earlier_result_beside_it(trained, recipe):
     run, _, _ = trained
     before = load_file(run.training / "adapter" / "adapter_model.safetensors")
