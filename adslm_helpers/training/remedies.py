@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,15 +68,6 @@ def after_out_of_memory(recipe: DpoRecipe, phase: str, model: str) -> Remedy | N
     }[phase]
     found = (rung(recipe) for rung in rungs)
     return next((remedy for remedy in found if remedy), None) or _next_model(recipe, model)
-
-
-def ladder(recipe: DpoRecipe, phase: str, model: str) -> Iterator[Remedy]:
-    """Every rung in order, as if each were not enough."""
-    while remedy := after_out_of_memory(recipe, phase, model):
-        yield remedy
-        recipe = remedy.recipe
-        if remedy.kind == "next_model":
-            model = recipe.models[0]
 
 
 def _half_batch(recipe: DpoRecipe) -> Remedy | None:

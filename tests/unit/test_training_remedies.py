@@ -7,7 +7,7 @@ import pytest
 from adslm_helpers.environment.described import MACHINES
 from adslm_helpers.environment.device import choose_device
 from adslm_helpers.recipe import DpoRecipe
-from adslm_helpers.training.remedies import after_not_finite, after_out_of_memory, ladder
+from adslm_helpers.training.remedies import after_not_finite, after_out_of_memory
 
 RECIPE = DpoRecipe(
     models=("a/large", "a/small"),
@@ -17,6 +17,15 @@ RECIPE = DpoRecipe(
     max_length=256,
     max_prompt_length=200,
 )
+
+
+def ladder(recipe, phase, model):
+    """Every rung in order, as if each were not enough."""
+    while remedy := after_out_of_memory(recipe, phase, model):
+        yield remedy
+        recipe = remedy.recipe
+        if remedy.kind == "next_model":
+            model = recipe.models[0]
 
 
 def test_the_whole_ladder_in_order():
