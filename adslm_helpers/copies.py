@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from .errors import CopyError
 from .run import sha256
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 20
 _PARTIAL = re.compile(r"\..+\.partial")
@@ -89,7 +90,11 @@ def differing_files(folder: Path, files: Iterable[dict], beat: Callable[[], None
         path = folder / entry["path"]
         try:
             same = os.stat(path).st_size == entry["bytes"] and sha256(path, beat) == entry["sha256"]
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except ValueError:  # NUL or half a surrogate: a name that no file can have
+            same = False
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise  # a drive that is gone says nothing about the file
             same = False
         if not same:
             wrong.append(entry["path"])

@@ -131,3 +131,9 @@ def test_a_listing_cannot_name_a_place_outside_its_folder(path):
 @pytest.mark.parametrize("value", [None, {}, "x", [3], [{"path": "a"}], [{"path": "a", "bytes": 1}]])
 def test_what_is_no_listing_is_none(value):
     assert checked_entries(value) is None
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 300, "absent", "file/below"])
+def test_a_listed_name_that_no_file_has_or_can_have_is_one_that_differs(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"x")
+    assert copies.differing_files(tmp_path, [{"path": name, "bytes": 1, "sha256": ""}]) == [name]
