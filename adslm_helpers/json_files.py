@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +41,11 @@ def json_value(content: bytes, place_ja: str, place_en: str, kind: type = object
             f"{place_ja} が壊れています（{error}）。→ この手順をもう一度実行してください。",
             f"{place_en} is broken ({error}). -> Run the step that wrote it again.",
         ) from None
+
+
+def json_number(value: float) -> float | str:
+    """The value, as text where JSON has no number for it (NaN, infinity)."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -22,7 +22,7 @@ from .drift import kl_alarm
 from .history import Alarm, append_row, read_history, write_alarm
 from .prompts import EncodedPair, encode_pair
 from .signs import Answers, Asked, Sign, find_signs, read_answers, standard_of
-from .snapshots import HEALTH, drop_snapshots_after, prune_snapshots, take_snapshot
+from .snapshots import HEALTH, drop_snapshots_after, evaluations, prune_snapshots, take_snapshot
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -121,7 +121,7 @@ class HealthWatch:
 
     def evaluated(self, model: Any, step: int, metrics: dict[str, Any]) -> bool:
         """An evaluation is done: answers, judgement, alarms, snapshot, row. True when the training should stop."""
-        rows = [row for row in read_history(self.path) if row["step"] > 0]
+        rows = evaluations(self.training)
         if any(row["step"] == step for row in rows) or step == 0:
             return False
         started = time.monotonic()

@@ -67,7 +67,7 @@ def take_snapshot(model: Any, training: Path, step: int) -> dict[str, str]:
 
 def prune_snapshots(training: Path) -> None:
     """Keeps the best healthy snapshot, the last two healthy ones and the newest; removes the others and what a crash left half-written."""
-    rows = _rows(training)
+    rows = evaluations(training)
     healthy = [row for row in rows if row["healthy"] is not False and row["snapshot"]]
     kept = {row["step"] for row in [*healthy[-_LAST_HEALTHY:], *rows[-1:], *([best_row(healthy)] if healthy else [])]}
     _remove(training, lambda step: step not in kept)
@@ -93,7 +93,7 @@ def choose_ending(training: Path, best: bool) -> Ending:
 
     A snapshot that is gone or altered does not count. With none left that is healthy, the run ends as the base and says so.
     """
-    rows = _rows(training)
+    rows = evaluations(training)
     if not rows:
         ja, en = (
             "途中の文は調べていません。最後の重みで終わります。",
@@ -128,7 +128,7 @@ def choose_ending(training: Path, best: bool) -> Ending:
 
 def last_healthy_step(training: Path) -> float:
     """The step up to which a run may be trusted when it has to go back: infinity unless the last evaluation saw unhealthy texts."""
-    rows = _rows(training)
+    rows = evaluations(training)
     if not rows or rows[-1]["healthy"] is not False:
         return math.inf
     return max((row["step"] for row in rows if row["healthy"]), default=0)
@@ -161,7 +161,8 @@ def load_ending(model: Any, ending: Ending) -> None:
     set_peft_model_state_dict(model, weights)
 
 
-def _rows(training: Path) -> list[dict]:
+def evaluations(training: Path) -> list[dict]:
+    """The rows of health.jsonl but for the base's own, oldest first."""
     return [row for row in read_history(training / HEALTH) if row["step"] > 0]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..json_files import json_number
 from ..tables import html_row
 from ..text.width import padded, printable
 from ..training.drift import find_drift
@@ -67,7 +68,7 @@ class Analysis:
             "texts_watched": self.texts_watched,
             "healthy": bad is None,
             "first_bad_step": bad.step if bad else None,
-            "curves": {key: [_plain(value) for value in values] for key, _, values in self._ends()},
+            "curves": {key: [json_number(value) for value in values] for key, _, values in self._ends()},
             "findings": [finding.to_dict() for finding in self.findings],
             "notes": [{"ja": ja, "en": en} for ja, en in self.log.notes],
         }
@@ -140,7 +141,3 @@ def _shown(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
-
-
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..json_files import json_number
 from ..run import Run
 from ..text.width import clock_face, cut, display_width, padded, printable, wrapped
 from ..training.history import HISTORY, Alarm
@@ -88,7 +89,7 @@ class Snapshot:
             "seconds": self.seconds,
             "seconds_left": self.seconds_left,
             "silent_seconds": self.silent_seconds,
-            "metrics": {key: _plain(value) for key in keys if (value := self.latest(key)) is not None},
+            "metrics": {key: json_number(value) for key in keys if (value := self.latest(key)) is not None},
             "memory_gib": self.memory_gib,
             "process": asdict(self.state.holder) if self.state.holder else None,
             "checkpoint": {"step": checkpoint.step, "sealed": checkpoint.sealed} if checkpoint else None,
@@ -278,7 +279,3 @@ def _at_most(lines: list[str], number: int, columns: int) -> list[str]:
     last, after = lines[number - 1], lines[number]
     between = " " if last[-1:].isascii() and after[:1].isascii() else ""
     return [*lines[: number - 1], cut(f"{last}{between}{after}", columns)]
-
-
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
