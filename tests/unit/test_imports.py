@@ -29,6 +29,9 @@ HEAVY = {
     "ipywidgets",
     "IPython",
     "nbclient",
+    "duckdb",
+    "openpyxl",
+    "sacrebleu",
 }
 # Its classes derive from transformers.TrainerCallback; training.train imports it inside the function that trains.
 LOADS_TRANSFORMERS = "adslm_helpers.training.callbacks"
