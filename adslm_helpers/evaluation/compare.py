@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..data_files import read_yaml
+from ..dataset.adtech import adtech_questions
 from ..models.generation import generate_texts
 from ..recipe import DpoRecipe
 from ..text.degenerate import identical_answers
@@ -32,7 +32,7 @@ def heldout_prompts(rows: Sequence[dict], recipe: DpoRecipe) -> list[dict]:
         distinct.setdefault(str(row["prompt"]), asked)
     asked = list(distinct.values())[: recipe.eval_prompts]
     if recipe.ask_adtech_questions:
-        asked += [{"prompt": q, "reference": None, "is_ad": False} for q in read_yaml("adtech_questions.yaml")["questions"]]
+        asked += [{"prompt": row["prompt"], "reference": None, "is_ad": False} for row in adtech_questions()]
     return asked
 
 
