@@ -26,14 +26,28 @@ def heldout_prompts(rows: Sequence[dict], recipe: DpoRecipe) -> list[dict]:
     """
     distinct: dict[str, dict] = {}
     for row in rows:
-        asked = {"prompt": row["prompt"], "reference": row["chosen"], "is_ad": row.get("is_ad") is not False}
-        if isinstance(row.get("keywords"), list):
-            asked["keywords"] = row["keywords"]
-        distinct.setdefault(str(row["prompt"]), asked)
+        distinct.setdefault(str(row["prompt"]), _asked(row, row["chosen"]))
     asked = list(distinct.values())[: recipe.eval_prompts]
-    if recipe.ask_adtech_questions:
-        asked += [{"prompt": row["prompt"], "reference": None, "is_ad": False} for row in adtech_questions()]
-    return asked
+    return asked + [_asked(row, None) for row in adtech_questions() if recipe.ask_adtech_questions]
+
+
+def _asked(row: dict, reference: str | None) -> dict:
+    keywords = row.get("keywords")
+    return {
+        "prompt": row["prompt"],
+        "reference": reference,
+        "is_ad": row.get("is_ad") is not False,
+        **({"keywords": keywords} if _is_rubric(keywords) else {}),
+    }
+
+
+def _is_rubric(keywords: Any) -> bool:
+    """Whether this is a list of groups of spellings: a column of this name in somebody's data may be anything."""
+    return (
+        isinstance(keywords, list)
+        and bool(keywords)
+        and all(isinstance(group, list) and group and all(isinstance(word, str) and word for word in group) for group in keywords)
+    )
 
 
 def compare_texts(
@@ -118,6 +132,7 @@ def comparison_metrics(rows: Sequence[dict], seed: int = 0) -> dict[str, Any]:
         "sign_test_p": two_sided_sign_test(won, lost),
         "n_prompts": len(set(prompts)),
         "n_texts": len(rows),
+        "unchanged": round(sum(row["base"] == row["tuned"] for row in rows) / len(rows), 4),
     }
     for side in SIDES:
         metrics |= _side_metrics(rows, prompts, side, seed)
