@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..text.ad_rules import find_breaches
 from ..text.answers import judge_answer
 from ..text.brief import prompt_text
 from ..text.degenerate import identical_answers
@@ -27,16 +28,12 @@ def side_metrics(rows: Sequence[dict], training: Sequence[dict], seed: int = 0) 
     }
 
 
-def breach_metrics(rows: Sequence[dict], find: FindBreaches | None = None, seed: int = 0) -> dict[str, Any]:
-    """breach_base and _tuned: share of the ads that break a rule of severity 'error'; breach_difference; breach_rules_*: {rule: texts}.
+def breach_metrics(rows: Sequence[dict], find: FindBreaches = find_breaches, seed: int = 0) -> dict[str, Any]:
+    """breach_base and _tuned: share of the ads that break a rule of severity 'error'; breach_difference; breach_rules_*: {rule: texts},
+    for rules of every severity. A review aid, not legal advice.
 
-    `find`: as `text.ad_rules.find_breaches`, which is the default. All None where no prompt asks for an ad.
+    `find`: as `text.ad_rules.find_breaches`. No rate, and no rule, where no prompt asks for an ad.
     """
-    if find is None:
-        try:
-            from ..text.ad_rules import find_breaches as find
-        except ImportError:  # until the branch of the rules is merged
-            return {}
     ads = [row for row in rows if row.get("is_ad", True)]
     found: dict[str, Any] = {}
     flags: dict[str, list[float]] = {}
