@@ -39,7 +39,7 @@ def rated_run(rows=None, name="spring"):
     with run.step("dataset"):
         pairs = [{"prompt": f"商品：傘{n}\n見出しを書いて", "chosen": "良い傘です", "rejected": "傘"} for n in range(3)]
         write_jsonl(run.dataset / "train.jsonl", pairs)
-        held_out = [{"prompt": row["prompt"], "chosen": "良い靴です", "rejected": "靴"} for row in rows]
+        held_out = [{"prompt": row.get("prompt"), "chosen": "良い靴です", "rejected": "靴"} for row in rows]
         write_jsonl(run.dataset / "eval.jsonl", held_out)
     with run.step("evaluation"):
         write_jsonl(run.evaluation / "comparisons.jsonl", rows)
@@ -113,7 +113,7 @@ def test_rating_before_the_evaluation_is_done_is_refused():
 )
 def test_a_comparison_without_texts_is_named(row):
     with pytest.raises(RunError, match="row 2"):
-        rating_items(rated_run([compared(1), {"prompt": "x", **row} if "prompt" in row else row]))
+        rating_items(rated_run([compared(1), row]))
 
 
 # Saving
@@ -231,13 +231,8 @@ def test_p_win_is_the_beta_posterior(votes, p):
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability": sections A, B and C; a dot is a unit that was left out.
 BINARY = ("0100000010", "1110010000")
-TWO = ("aabbdcccedda", "babbbcccеddd".replace("е", "e"))
-FOUR = (
-    "12332141 2...".replace(" ", ""),
-    "123322412 5.3".replace(" ", ""),
-    ".333234225 1.".replace(" ", ""),
-    "123324412 51.".replace(" ", ""),
-)
+TWO = ("aabbdcccedda", "babbbccceddd")
+FOUR = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
 
 
 @pytest.mark.parametrize(("raters", "alpha"), [(BINARY, 0.095), (TWO, 0.692), (FOUR, 0.743)])
@@ -374,10 +369,9 @@ def test_rows_that_cannot_be_read_are_named_by_line_and_the_counts_add_up(tmp_pa
     run = rated_run([compared(n) for n in range(5)])
     path = export_csv(run, tmp_path / "s.csv", "ai")
     filled(path, lambda number, row: ["A", "よい", "", "B", "tie"][number])
-    text = path.read_text(encoding="utf-8-sig")
-    lines = text.rstrip("\r\n").split("\r\n")
-    item = lines[1].split(",")[0]
-    path.write_text("\r\n".join([*lines, f"{item},,,,B", f"{item},,,,Ａ", "x,y,z,,A,too,many"]) + "\r\n", encoding="utf-8")
+    item = path.read_text(encoding="utf-8-sig").splitlines()[1].split(",")[0]
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{item},,,,B\n{item},,,,Ａ\nx,y,z,,A,too,many\n")
     read = import_csv(run, path, "ai")
     assert [problem.code for problem in read.problems] == ["no_choice", "twice", "too_many_cells"]
     assert read.saved + read.unchanged + read.blank + len(read.problems) == 8 and "s.csv line 4" in "\n".join(read.lines())
