@@ -25,9 +25,9 @@ _MARKS = (
 )
 
 
-def open_text(path: Path, newline: str) -> IO[str]:
+def open_text(path: Path, newline: str | None, largest: int = LARGEST_FILE) -> IO[str]:
     """`path` as text; bytes that do not belong to its encoding become surrogates, so that only their row is lost."""
-    encoding = _encoding(path)
+    encoding = _encoding(path, largest)
     wide = encoding.startswith(("utf-16", "utf-32"))
     return open(path, encoding=encoding, errors="strict" if wide else "surrogateescape", newline=newline)
 
@@ -43,12 +43,12 @@ def text_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
             whole = rest.endswith(("\n", "\r"))
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Path, largest: int) -> str:
     """'utf-8-sig', 'utf-16', 'utf-32' or 'cp932'; raises DataError when none fits, or the file is too large.
 
     CP932 accepts most UTF-8 bytes as mojibake, so it is tried only where more characters fail as UTF-8 than pass.
     """
-    refuse_large(path, LARGEST_FILE)
+    refuse_large(path, largest)
     with open(path, "rb") as file:
         if wide := _wide_encoding(file.read(4)):
             return wide
