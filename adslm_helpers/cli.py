@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     either = command.add_mutually_exclusive_group()
     either.add_argument("--csv", metavar="FILE", default="", help="選ぶための表を書き出す / write the sheet to fill in")
     either.add_argument("--import", dest="filled", metavar="FILE", default="", help="書き込んだ表を読む / read the filled sheet")
-    either.add_argument("--pairs", metavar="FILE", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes")
+    either.add_argument("--pairs", metavar="NEW_RUN", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes")
     command = _verb(kinds, "export", verbs.export, "持ち出す / adapter, merged model, card and checksums", run=True)
     command.add_argument("--kind", choices=("folder", "zip", "drive"), default="folder", help="形 / form (default: folder)")
     command.add_argument("--target", help="置き場所（上書きしません）/ where to (never overwrites)")
