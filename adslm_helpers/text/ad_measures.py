@@ -7,7 +7,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import pairwise
 
 from .ad_width import ad_length
 
@@ -15,7 +14,7 @@ Spans = Iterator[tuple[int, int]]
 
 _PAIRS = dict(zip("「『（(【[［｛{〈《≪＜“", "」』）)】]］｝}〉》≫＞”", strict=True))
 _CLOSING = {closing: opening for opening, closing in _PAIRS.items()}
-_FREE = frozenset("。、・,.")  # any number of them
+_UNCOUNTED = frozenset("。、・,.") | {"bracket", "space"}  # any number of them; brackets are counted as pairs
 # Faces and the numbers of a list end in a bracket that nothing opened.
 _LONE_CLOSING = re.compile(r"(?:[:;=8xX][-^']?|(?:^|[\s、。])[0-9０-９a-zA-Z①-⑳]{1,2})$")
 _SEPARATORS = re.compile(r"[\s|｜/／・,，、]+")
@@ -27,12 +26,7 @@ _YEAR = re.compile(r"(?<!\d)20\d\d")
 def length(text: str, settings: dict, year: int) -> Spans:
     """The characters beyond the limit `at_most` (in `unit`)."""
     if ad_length(text, settings["unit"]) > settings["at_most"]:
-        used, kept = 0, 0
-        for kept, character in enumerate(text):
-            used += ad_length(character, settings["unit"])
-            if used > settings["at_most"]:
-                break
-        yield (kept, len(text)) if used > settings["at_most"] else (0, len(text))
+        yield _end_of_the_limit(text, settings), len(text)
 
 
 def yahoo_count(text: str, settings: dict, year: int) -> Spans:
@@ -40,7 +34,7 @@ def yahoo_count(text: str, settings: dict, year: int) -> Spans:
     seen: Counter[str] = Counter()
     for place, character in enumerate(text):
         kind = _symbol_kind(character)
-        if kind and kind not in _FREE and kind != "bracket":
+        if kind and kind not in _UNCOUNTED:
             seen[kind] += 1
             if seen[kind] > settings["at_most"]:
                 yield place, place + 1
@@ -48,14 +42,14 @@ def yahoo_count(text: str, settings: dict, year: int) -> Spans:
 
 def yahoo_run(text: str, settings: dict, year: int) -> Spans:
     """Symbols of one kind in succession, spaces between or not, and a bracket that opens right after its own kind closed."""
-    shown = [(place, character) for place, character in enumerate(text) if not character.isspace()]
-    for (left, before), (right, after) in pairwise(shown):
-        kind = _symbol_kind(before)
-        if kind == "bracket":
-            if before == after or _folded_bracket(_CLOSING.get(before, "")) == _folded_bracket(after) != "":
-                yield left, right + 1
-        elif kind and kind == _symbol_kind(after):
+    before, left = "", 0
+    for right, character in enumerate(text):
+        kind = _symbol_kind(character)
+        if kind == "space":
+            continue
+        if kind and kind == _symbol_kind(before) and (kind != "bracket" or _opens_again(before, character)):
             yield left, right + 1
+        before, left = character, right
 
 
 def yahoo_brackets(text: str, settings: dict, year: int) -> Spans:
@@ -112,7 +106,9 @@ def _lone_brackets(text: str, kind: Callable[[str], str]) -> Spans:
 
 @lru_cache(maxsize=4096)
 def _symbol_kind(character: str) -> str:
-    """Symbols of one kind have one name; '' for letters, digits and the long vowel mark."""
+    """Symbols of one kind have one name; '' for letters, digits, the long vowel mark, and no character at all."""
+    if not character or character.isspace():
+        return "space" if character else ""
     if character in _PAIRS or character in _CLOSING:
         return "bracket"
     plain = unicodedata.normalize("NFKC", character)
@@ -121,5 +117,22 @@ def _symbol_kind(character: str) -> str:
     return "!" if plain[0] in "!?" else plain
 
 
+def _opens_again(before: str, character: str) -> bool:
+    """Whether one bracket follows itself, or opens right after its own kind closed, whatever the widths."""
+    return before == character or (
+        before in _CLOSING and character in _PAIRS and _folded_bracket(_CLOSING[before]) == _folded_bracket(character)
+    )
+
+
+def _end_of_the_limit(text: str, settings: dict) -> int:
+    used = 0
+    for place, character in enumerate(text):
+        used += ad_length(character, settings["unit"])
+        if used > settings["at_most"]:
+            return place
+    return len(text) - 1  # only together are they too long (a character drawn as emoji)
+
+
+@lru_cache(maxsize=256)
 def _folded_bracket(character: str) -> str:
     return unicodedata.normalize("NFKC", character)
