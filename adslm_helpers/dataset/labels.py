@@ -40,7 +40,7 @@ def label_reading(mapped: dict[str, str], values: Iterable[dict]) -> str:
             return "from_1"
     elif {str(number) for number in numbers} <= {*suffixes}:
         return "name"
-    elif 0 not in numbers and suffixes[0] in ("a", "first"):
+    elif 0 not in numbers and len(suffixes) in numbers:
         return "from_1"
     shown = ", ".join(str(number) for number in sorted(numbers)[:5])
     fail(

@@ -19,7 +19,7 @@ _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "t
 _WORDS = r"Human|User|Assistant|System|ユーザー|アシスタント|システム"
 _TURN = re.compile(rf"(?:\A\s*|\n\s*\n)({_WORDS})[ \t]*[:：]")
 _TURN_OF_A_LINE = re.compile(rf"(?:\A\s*|\n)({_WORDS})[ \t]*[:：]")
-_LISTED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value|speaker|text)["']\s*:""")
+_LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value|speaker|text)["']\s*:""")
 _LONGEST_LITERAL = 200_000  # characters
 
 
@@ -91,8 +91,8 @@ def history_messages(cell: Any) -> list[dict]:
 
 def _messages_in(text: str) -> list:
     items = _literal(text)
-    if isinstance(items, list):
-        return items
+    if isinstance(items, list | dict):
+        return items if isinstance(items, list) else [items]
     shown = brief(text, 40)
     _bad(f"発言の並びが途中で壊れています（{shown}）。", f"A list of messages in a cell is broken ({shown}).")
 

@@ -25,7 +25,7 @@ SHAPES = {
     "ranked": ("プロンプトと複数の応答と順位（1 が最良）", "a prompt and answers with ranks (1 is best)"),
     "ordered": ("プロンプトと、良い順に並んだ応答", "a prompt and answers from best to worst"),
 }
-_TABLE_ROLES = ("answer_", "score_", "rank_", "winner_")
+_VAGUE = ("conversations", "conversation", "messages", "dialogue", "prompts", "context", "input", "user")
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,13 @@ def fit(row: dict, forced: dict[str, str]) -> tuple[str, dict[str, str]]:
 
 def _pair_fit(row: dict, found: dict, forced: dict, sides: dict[str, str]) -> tuple[str, dict[str, str]]:
     asked = _asked(row, found, forced)
-    if asked.get("prompt"):
-        return "pairs", {**asked, **sides}
     both = [row[column] for column in sides.values()]
+    vague = (
+        names.key_of(asked.get("prompt", "")) in _VAGUE and "prompt" not in forced
+    )  # beside whole dialogues it may hold anything
+    if asked.get("prompt") and not (vague and all(isinstance(cell, list | str) and is_dialogue(cell) for cell in both)):
+        return "pairs", {**asked, **sides}
+    asked.pop("prompt", None)
     if any(isinstance(cell, list) or is_dialogue(cell) for cell in both):
         return "dialogues", {**asked, **sides}
     return "no_prompt", sides
@@ -160,12 +164,9 @@ def _no_preference(row: dict, found: dict, forced: dict, one_side: str) -> str:
     score = names.first_of((*names.NAMES["scores"], *names.NAMES["ranks"]), found)
     if len(names.wide(found, row)["answer"]) > 1 or len(listed(row.get(answer)) or ()) > 1:
         return "unjudged"
-    if answer and label:
-        return "unpaired"
-    if answer and score:
-        return "one_answer_a_row"
-    dialogue = any(is_dialogue(cell) for cell in row.values())
-    return "fine_tuning" if answer or dialogue else "unknown"
+    if not answer and not any(is_dialogue(cell) for cell in row.values()):
+        return "unknown"
+    return "unpaired" if label else "one_answer_a_row" if score else "fine_tuning"
 
 
 def _role(role: str, row: dict, found: dict, forced: dict) -> str:

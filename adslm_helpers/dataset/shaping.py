@@ -82,7 +82,8 @@ def _columns_of(row: dict, shape: Shape) -> dict[str, str]:
     if missing is None:
         return {role: column for role, column in mapped.items() if column}
     name, columns = fit(row, {})
-    if name in ("unknown", "no_prompt") or (name == shape.name and columns == mapped):
+    present = any(column for role, column in mapped.items() if role not in ("prompt", *_OPTIONAL))
+    if present or name in ("unknown", "no_prompt"):
         listing = ", ".join(brief(key, 40) for key in [*row][:8])
         ja, en = f"列 {missing!r} がありません（ある列: {listing}）。", f"No column {missing!r} (found: {listing})."
         raise Unusable("missing_column", ja, en)
