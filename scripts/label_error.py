@@ -64,7 +64,13 @@ def measured(keys: int, seeds: int, medians: list[float], world: str) -> Iterato
                 yield median, rule, 0.0, "-", "-"
                 continue
             each = wrong[kept > 0] / kept[kept > 0]
-            yield median, rule, kept.sum() / pairs.sum(), f"{wrong.sum() / kept.sum():.1%}", f"{each.min():.1%} - {each.max():.1%}"
+            yield (
+                median,
+                rule,
+                kept.sum() / pairs.sum(),
+                f"{wrong.sum() / kept.sum():.1%}",
+                f"{each.min():.1%} - {each.max():.1%}",
+            )
 
 
 def look(keys: int, median: float, seed: int, world: str) -> dict[str, tuple[int, int, int]]:
