@@ -70,8 +70,8 @@ def find_columns(
         if role and role not in asked and (role == "skip" or not found[role]):
             found[role].append(name)
     if "winner" not in asked and not (found["votes_a"] and found["votes_b"]) and not found["winner"]:
-        spare = [name for name in names if name not in taken and _plain(name) in _WINNER and name not in sum(found.values(), [])]
-        found["winner"] = spare[:1]
+        taken |= {name for columns in found.values() for name in columns}
+        found["winner"] = [name for name in names if name not in taken and _plain(name) in _WINNER][:1]
     _refuse_missing(found, names)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DataError
 from ..foreign_text import brief as shown
 from ..foreign_text import harmless
-from .rows import Place, Problem, RawRow
+from .rows import Problem, RawRow
 from .vote_columns import count_of, find_columns, side_of
 
 MARGIN = 5
