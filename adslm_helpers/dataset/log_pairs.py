@@ -28,7 +28,7 @@ class PairRules:
     """What makes a pair. Defaults: measured on a public log of headline tests, where they agreed with a second half of it in 0.90."""
 
     p_win: float = 0.95
-    """P(the chosen text has the higher CTR) that a pair needs; above 0.5. Below 0.9 most of what is added is chance."""
+    """P(the chosen text has the higher CTR) that a pair needs, from 0.7 on. Below 0.9 much of what is added is chance."""
     max_pairs_per_text: int = 4
     """Pairs that one text may be in, within its key. More of them repeat one judgement."""
     max_uses_of_text: int = 50
@@ -46,11 +46,11 @@ class PairRules:
 
     def __post_init__(self):
         check_template(self.template)
-        for name, low, high in (("p_win", 0.5, 1.0), ("max_false_share", 0.0, 1.0)):
-            if not low < (value := getattr(self, name)) < high:
+        for name, low, high in (("p_win", 0.7, 1.0), ("max_false_share", 0.0, 1.0)):
+            if not low <= (value := getattr(self, name)) < high:
                 raise DataError(
-                    f"{name} = {value} は使えません。→ {low:g} より大きく {high:g} より小さい数にしてください。",
-                    f"{name} = {value} cannot be used. -> Give a number above {low:g} and below {high:g}.",
+                    f"{name} = {value} は使えません。→ {low:g} 以上で {high:g} より小さい数にしてください。",
+                    f"{name} = {value} cannot be used. -> Give a number from {low:g} on, below {high:g}.",
                 )
         for name in ("max_pairs_per_text", "max_uses_of_text", "min_clicks_in_key"):
             if (value := getattr(self, name)) < 1:

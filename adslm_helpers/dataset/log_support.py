@@ -63,7 +63,7 @@ class LogPairs:
         kept, pairs = count["kept"], count["pairs"]
         pairs_of_lines = [
             (
-                f"このログで言える対は {kept:,} 組です（比べる組 {count['keys']:,}、文 {count['arms']:,}、"
+                f"このログから作れる対は {kept:,} 組です（比べる組 {count['keys']:,}、文 {count['arms']:,}、"
                 f"ありうる対 {pairs:,}）。除外: {reasons[0]}",
                 f"Your log supports {kept:,} pairs (keys {count['keys']:,}, texts {count['arms']:,}, "
                 f"possible pairs {pairs:,}). Not used: {reasons[1]}",
@@ -121,15 +121,12 @@ def support_warnings(counted: Mapping[str, int], dropped: Mapping[str, int], nee
     if counted["kept"] < FEW:
         found.append(_few(counted, needed))
     if number := dropped.get("not_considered"):
-        found.append(
-            Finding(
-                "not_considered",
-                "info",
-                number,
-                f"文が 32 を超える組では、上位と下位の文どうしを比べました（{number:,} 対は見ていません）。",
-                f"In keys of more than 32 texts the best were compared with the worst ({number:,} pairs were not looked at).",
-            )  # fmt: skip
-        )
+        finding = Finding(
+            "not_considered", "info", number,
+            f"文が 32 を超える組では、上位と下位の文どうしを比べました（{number:,} 対は見ていません）。",
+            f"In keys of more than 32 texts the best were compared with the worst ({number:,} pairs were not looked at).",
+        )  # fmt: skip
+        found.append(finding)
     return found
 
 
@@ -174,14 +171,11 @@ def cvr_warning(losers: list[dict], kept: int) -> list[Finding]:
     if not losers:
         return []
     examples = "、".join(shown(row["chosen"], 40) for row in losers[:3])
-    return [
-        Finding(
-            "ctr_winner_loses_cvr",
-            "warn",
-            len(losers),
-            f"{kept:,} 組のうち {len(losers):,} 組では、CTR で勝つ文が CVR では負けています（確率 0.9 超）。例: {examples}"
-            " → クリックと成約のどちらを学ばせるか決め、p_cvr_worse のある行を見直してください。",
-            f"In {len(losers):,} of {kept:,} pairs the CTR winner loses on CVR (P > 0.9). For example: {examples} "
-            "-> Decide whether clicks or conversions are the aim, and look at the rows with p_cvr_worse.",
-        )  # fmt: skip
-    ]
+    finding = Finding(
+        "ctr_winner_loses_cvr", "warn", len(losers),
+        f"{kept:,} 組のうち {len(losers):,} 組では、CTR で勝つ文が CVR では負けています（確率 0.9 超）。例: {examples}"
+        " → クリックと成約のどちらを学ばせるか決め、p_cvr_worse のある行を見直してください。",
+        f"In {len(losers):,} of {kept:,} pairs the CTR winner loses on CVR (P > 0.9). For example: {examples} "
+        "-> Decide whether clicks or conversions are the aim, and look at the rows with p_cvr_worse.",
+    )  # fmt: skip
+    return [finding]
