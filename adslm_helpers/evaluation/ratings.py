@@ -255,7 +255,14 @@ def _item(row: dict, key: SideKey, index: int) -> Item:
 def _records(path: Path) -> Iterator[RawRow]:
     if not path.exists():
         return
-    for row in read_lines(path):
+    try:
+        rows = [*read_lines(path)]
+    except OSError as error:
+        raise RunError(
+            f"{path} を読めません（{error.strerror}）。→ 権限を確かめてください。",
+            f"{path} cannot be read ({error.strerror}). -> Check its permissions.",
+        ) from None
+    for row in rows:
         if row.problem:
             raise _broken(row, row.problem.ja, row.problem.en)
         value = row.value if isinstance(row.value, dict) else {}
