@@ -101,10 +101,16 @@ def write_next_round(run: Run, name: str, with_previous: bool = False) -> NextRo
             f"{counts['rated']} rated items give {counts['pairs']} pairs, too few to train on ({why_en}). "
             "-> Rate more items as A or B, of two briefs at least.",
         )
-    seen = {prompt_key(ratings.comparisons[vote.index]["prompt"]) for vote in ratings.votes}
-    untouched = {prompt_key(row["prompt"]) for row in load_split(run, "eval")} - seen
+    untouched = {prompt_key(row["prompt"]) for row in untouched_rows(run)}
     path = write_jsonl(run.evaluation / "next_round" / f"{name}.jsonl", [*previous, *rows])
     return NextRound(path, run.name, name, counts, len(previous), len(rated), len(untouched))
+
+
+def untouched_rows(run: Run) -> list[dict]:
+    """The held-out pairs whose prompt nobody has rated: on these alone may this run be compared with one that trained on the ratings."""
+    ratings = load_ratings(run)
+    rated = {prompt_key(ratings.comparisons[vote.index]["prompt"]) for vote in ratings.votes}
+    return [row for row in load_split(run, "eval") if prompt_key(row["prompt"]) not in rated]
 
 
 def _pairs(ratings: Ratings, run: str) -> tuple[list[dict], dict[str, int]]:

@@ -16,7 +16,8 @@ from ..errors import DataError, writing_to
 from ..foreign_text import brief, csv_cell, harmless
 from ..run import Run, write_bytes
 from ..run_names import user_path
-from .ratings import checked_rater, choices_of, load_comparisons, rating_items, save_ratings, side_key
+from .blind_items import checked_rater, load_comparisons, rating_items, side_key
+from .ratings import choices_of, save_ratings
 
 COLUMNS = ("item", "依頼 / brief", "A", "B", "選択 / choice")
 WORDS = {"a": "A", "b": "B", "tie": "引分", "skip": "スキップ"}

@@ -2,7 +2,7 @@
 
     rate(run, rater="tanaka")      # in a front end the form; elsewhere how to do the same with a CSV sheet
 
-Only what ipywidgets 7 (Colab) and 8 share is used. Which text is whose is not in the form: see evaluation/ratings.py.
+Only what ipywidgets 7 (Colab) and 8 share is used. Which text is whose is not in the form: see evaluation/blind_items.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import AdslmError
+from ..evaluation.blind_items import Item, checked_rater, rating_items
 from ..evaluation.next_round import write_next_round
 from ..evaluation.rating_result import rating_summary
-from ..evaluation.ratings import Item, checked_rater, choices_of, rating_items, save_rating
+from ..evaluation.ratings import choices_of, save_rating
 from ..foreign_text import harmless
 from ..run import Run
 from .live import has_front_end
@@ -204,7 +205,7 @@ class RatingForm:
         item, done = self.item, len(self.choices)
         self.bar.value = done
         self.count.value = f"&nbsp;{done} / {len(self.items)}"
-        self.rating.layout.display = None if item else "none"
+        self.rating.layout.display = self.key.layout.display = None if item else "none"
         self.finished.layout.display = "none" if item else None
         self.message.value = _lines(str(error).split("\n"), _RED) if error else ""
         self.made.value = ""

@@ -7,7 +7,8 @@ import pytest
 
 from adslm_helpers.errors import RunError
 from adslm_helpers.evaluation import ratings
-from adslm_helpers.evaluation.ratings import choices_of, rating_items
+from adslm_helpers.evaluation.blind_items import rating_items
+from adslm_helpers.evaluation.ratings import choices_of
 from adslm_helpers.run import Run, read_jsonl, write_jsonl
 from adslm_helpers.widgets import rating as forms
 from adslm_helpers.widgets.rating import rate
