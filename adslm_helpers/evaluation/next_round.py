@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..run import Run, write_jsonl
 from ..run_names import checked_name
 from .agreement import prob_majority
 from .rating_result import majority
-from .ratings import Vote, load_ratings
+from .ratings import Ratings, Vote, load_ratings
 
 REASONS = {
     "tie": ("引分", "tie"),
@@ -55,7 +56,7 @@ class NextRound:
             f"{self.counts['pairs']} pairs from {self.counts['rated']} rated items (left out: {left_en})"
             + (f", and {self.previous} pairs of the training side before" if self.previous else ""),
             f"ファイル / file: {self.path}",
-            f"次のコマンド / next: adslm dataset {self.path} --run {self.name}",
+            f"次のコマンド / next: adslm dataset {shlex.quote(str(self.path))} --run {self.name}",
             f"注意: この {n} 種類の依頼は、ここから先は学習用です。これらで {self.run} と {self.name} を比べた数字は信用できません。"
             f"{self.run} の検証用で誰も評価していない依頼が {p} 種類残っています。比べるときはそれだけを使ってください。",
             f"Warning: these {n} briefs are for training from now on. No number measured on them compares {self.run} with {self.name} "
@@ -67,35 +68,26 @@ def ratings_to_pairs(run: Run) -> tuple[list[dict], dict[str, int]]:
     """The rated items as pairs, and the counts: 'rated' == 'pairs' + 'tie' + 'skip' + 'disagree' + 'empty'.
 
     A pair needs more than half of the votes on the item (skips left out). `p_win`: the posterior probability that more than half of all
-    people would choose so (`prob_majority`): .75 after one vote. `rated`: true, so that whoever splits the rows knows
-    that people have looked at the answers to this prompt.
+    people would choose so (`prob_majority`): .75 after one vote. `rated`: true marks rows whose prompt was held out before, and is
+    no test any more.
     """
-    ratings = load_ratings(run)
-    by_item: dict[int, list[Vote]] = {}
-    for vote in ratings.votes:
-        by_item.setdefault(vote.index, []).append(vote)
-    counts: Counter[str] = Counter(rated=len(by_item))
-    rows = []
-    for index, votes in sorted(by_item.items()):
-        reason, row = _pair(ratings.comparisons[index], votes, run.name)
-        counts[reason] += 1
-        rows += [row] if row else []
-    assert counts["rated"] == len(rows) + sum(counts[reason] for reason in REASONS)
-    return rows, {key: counts[key] for key in ("rated", "pairs", *REASONS)}
+    return _pairs(load_ratings(run), run.name)
 
 
 def write_next_round(run: Run, name: str, with_previous: bool = False) -> NextRound:
     """Writes the rated pairs to evaluation/next_round/NAME.jsonl, for `adslm dataset FILE --run NAME`; written again from the votes each time.
 
     `with_previous`: this run's training pairs come first (a handful of ratings alone tunes nothing); its held-out
-    pairs never do. Raises DataError when the votes give no pair, or fewer than two prompts; RunError for a bad name or the run's own.
+    pairs never do. Raises DataError when the votes give no pair, or fewer than two prompts; for this run's own name as well;
+    RunError for a name that no run can have.
     """
     if checked_name(name) == run.name:
         raise DataError(
             f"次の実行の名前が今と同じ {name} です。今の結果が消えます。→ 別の名前にしてください。",
             f"The next run has this run's own name, {name}, and would replace its results. -> Choose another name.",
         )
-    rows, counts = ratings_to_pairs(run)
+    ratings = load_ratings(run)
+    rows, counts = _pairs(ratings, run.name)
     rated = {prompt_key(row["prompt"]) for row in rows}
     previous = load_split(run, "train") if with_previous else []
     if not rows or len(rated | {prompt_key(row["prompt"]) for row in previous}) < 2:
@@ -109,9 +101,30 @@ def write_next_round(run: Run, name: str, with_previous: bool = False) -> NextRo
             f"{counts['rated']} rated items give {counts['pairs']} pairs, too few to train on ({why_en}). "
             "-> Rate more items as A or B, of two briefs at least.",
         )
-    held_out = {prompt_key(row["prompt"]) for row in load_split(run, "eval")}
+    untouched = {prompt_key(row["prompt"]) for row in untouched_rows(run)}
     path = write_jsonl(run.evaluation / "next_round" / f"{name}.jsonl", [*previous, *rows])
-    return NextRound(path, run.name, name, counts, len(previous), len(rated), len(held_out - rated))
+    return NextRound(path, run.name, name, counts, len(previous), len(rated), len(untouched))
+
+
+def untouched_rows(run: Run) -> list[dict]:
+    """The held-out pairs whose prompt nobody has rated: on these alone may this run be compared with one that trained on the ratings."""
+    ratings = load_ratings(run)
+    rated = {prompt_key(ratings.comparisons[vote.index]["prompt"]) for vote in ratings.votes}
+    return [row for row in load_split(run, "eval") if prompt_key(row["prompt"]) not in rated]
+
+
+def _pairs(ratings: Ratings, run: str) -> tuple[list[dict], dict[str, int]]:
+    by_item: dict[int, list[Vote]] = {}
+    for vote in ratings.votes:
+        by_item.setdefault(vote.index, []).append(vote)
+    counts: Counter[str] = Counter(rated=len(by_item))
+    rows = []
+    for index, votes in sorted(by_item.items()):
+        reason, row = _pair(ratings.comparisons[index], votes, run)
+        counts[reason] += 1
+        rows += [row] if row else []
+    assert counts["rated"] == len(rows) + sum(counts[reason] for reason in REASONS)
+    return rows, {key: counts[key] for key in ("rated", "pairs", *REASONS)}
 
 
 def _pair(compared: dict, votes: list[Vote], run: str) -> tuple[str, dict | None]:

@@ -94,8 +94,8 @@ class RatingSummary:
     def _verdict(self) -> tuple[str, str]:
         counts = f"{self.wins} / {self.ties} / {self.losses}"
         rate = f"{self.win_rate:.0%} {_interval(self.win_rate_ci95)}" if self.win_rate is not None else "–"
-        facts_ja = f"学習後の勝ち・引分・負け {counts}、勝率 {rate}"
-        facts_en = f"wins, ties, losses of the tuned model {counts}, win rate {rate}"
+        facts_ja = f"学習後の勝ち・引分・負け {counts}、決着分の勝率 {rate}"
+        facts_en = f"wins, ties, losses of the tuned model {counts}, win rate among the decided {rate}"
         return {
             "none": ("チームの評価はまだありません。", "The team has rated nothing yet."),
             "too_few": (

@@ -13,10 +13,11 @@ from typing import Any
 from ..dataset.formats import read_rows
 from ..dataset.rows import Problem, RawRow
 from ..errors import DataError, writing_to
-from ..foreign_text import brief, csv_cell, visible
+from ..foreign_text import brief, csv_cell, harmless
 from ..run import Run, write_bytes
 from ..run_names import user_path
-from .ratings import checked_rater, choices_of, load_comparisons, rating_items, save_ratings, side_key
+from .blind_items import checked_rater, load_comparisons, rating_items, side_key
+from .ratings import choices_of, save_ratings
 
 COLUMNS = ("item", "依頼 / brief", "A", "B", "選択 / choice")
 WORDS = {"a": "A", "b": "B", "tie": "引分", "skip": "スキップ"}
@@ -61,6 +62,11 @@ def export_csv(run: Run, path: Path | str, rater: str = "team", n: int = 50, see
     is a file already: it may hold choices that were not read yet.
     """
     path = user_path(path)
+    if path.suffix.lower() != ".csv":
+        raise DataError(
+            f"{path} は CSV の名前ではありません。→ 名前の終わりを .csv にしてください。",
+            f"{path} is no name of a CSV file. -> Let it end in .csv.",
+        )
     if path.exists():
         raise DataError(
             f"{path} はもうあります。記入した選択が消えないように、上書きしません。→ 別の名前にするか、先に読み込んでください。",
@@ -71,7 +77,7 @@ def export_csv(run: Run, path: Path | str, rater: str = "team", n: int = 50, see
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for item in items:
-        shown = (csv_cell(visible(cell)) for cell in (item.prompt, item.a, item.b))
+        shown = (csv_cell(harmless(cell)) for cell in (item.prompt, item.a, item.b))
         writer.writerow([item.item_id, *shown, WORDS.get(chosen.get(item.item_id, ""), "")])
     with writing_to(path.parent):
         return write_bytes(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))

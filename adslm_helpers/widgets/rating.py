@@ -2,19 +2,21 @@
 
     rate(run, rater="tanaka")      # in a front end the form; elsewhere how to do the same with a CSV sheet
 
-Only what ipywidgets 7 (Colab) and 8 share is used. Which text is whose is not in the form: see evaluation/ratings.py.
+Only what ipywidgets 7 (Colab) and 8 share is used. Which text is whose is not in the form: see evaluation/blind_items.py.
 """
 
 from __future__ import annotations
 
 import html
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import AdslmError
+from ..evaluation.blind_items import Item, checked_rater, rating_items
 from ..evaluation.next_round import write_next_round
 from ..evaluation.rating_result import rating_summary
-from ..evaluation.ratings import Item, checked_rater, choices_of, rating_items, save_rating
+from ..evaluation.ratings import choices_of, save_rating
 from ..foreign_text import harmless
 from ..run import Run
 from .live import has_front_end
@@ -25,10 +27,16 @@ LABELS = {
     "b": "B のほうが良い / B",
     "skip": "スキップ / skip",
     "back": "もどる / back",
+    "stop": "ここで終える / stop here",
 }
 KEYS = {"a": "a", "あ": "a", "1": "a", "b": "b", "3": "b", "t": "tie", "2": "tie", "s": "skip", "z": "back"}
 """What is typed into the key field; あ is what a Japanese input method makes of A."""
-_RED, _GREEN = "#B00020", "#006B3C"
+KEY_HINT = (
+    "上の欄にカーソルを置くと、キーで選べます: A・B・T（引き分け）・S（スキップ）・Z（もどる）",
+    "With the cursor in the field on top, keys choose: A, B, T (tie), S (skip), Z (back).",
+)
+MAKE_PAIRS = "次の学習用の対にする / make the next round's pairs"
+_RED = "#D32F2F"  # can be read on white and on the dark theme
 
 
 def rate(run: Run, rater: str = "team", n: int = 50, seed: int = 0) -> RatingForm:
@@ -48,13 +56,13 @@ class RatingForm:
         self.items, self.left_out = asked.items, asked.left_out
         known = choices_of(run, self.rater)
         self.choices = {item.item_id: known[item.item_id] for item in self.items if item.item_id in known}
-        self.at = self._next_open(0)
+        self.at, self.stopped = self._next_open(0), False
         self.box: Any = None
 
     @property
     def item(self) -> Item | None:
-        """What is on the screen; None when all is rated."""
-        return self.items[self.at] if self.at < len(self.items) else None
+        """What is on the screen; None when all is rated or the rater has stopped."""
+        return self.items[self.at] if self.at < len(self.items) and not self.stopped else None
 
     def choose(self, choice: str) -> None:
         """Saves a choice ('a', 'b', 'tie', 'skip') for the item on the screen, then shows the next one; stays there when it cannot be saved."""
@@ -71,7 +79,13 @@ class RatingForm:
 
     def back(self) -> None:
         """Shows the item before again; its choice counts until another one replaces it."""
-        self.at = max(0, self.at - 1)
+        self.at = self.at if self.stopped else max(0, self.at - 1)
+        self.stopped = False
+        self._show()
+
+    def stop(self) -> None:
+        """Shows the result so far; the rest can be rated another time."""
+        self.stopped = True
         self._show()
 
     def lines(self) -> list[str]:
@@ -115,52 +129,57 @@ class RatingForm:
 
     def _build(self, widgets: Any) -> None:
         wide, half = widgets.Layout(width="98%"), widgets.Layout(flex="1 1 18em", min_width="16em", margin="0 8px 8px 0")
-        self.bar = widgets.IntProgress(min=0, max=max(1, len(self.items)), layout=widgets.Layout(width="16em"))
+        self.bar = widgets.IntProgress(
+            min=0, max=max(1, len(self.items)), layout=widgets.Layout(flex="1 1 6em", max_width="16em")
+        )
         self.count, self.brief, self.message = widgets.HTML(), widgets.HTML(layout=wide), widgets.HTML(layout=wide)
         self.texts = {side: widgets.HTML(layout=half) for side in ("a", "b")}
         self.buttons = {
             name: widgets.Button(description=label, layout=widgets.Layout(width="auto")) for name, label in LABELS.items()
         }
         for name, button in self.buttons.items():
-            button.on_click(lambda _, name=name: self._press(name))
+            button.on_click(lambda _, name=name: self._clicked(name))
         self.key = widgets.Text(placeholder="A · T · B · S · Z", layout=widgets.Layout(width="9em"))
         self.key.observe(lambda change: self._typed(change["new"]), names="value")
-        hint = widgets.HTML(
-            "キーで選ぶ: 欄をクリックして A・B・T（引き分け）・S（スキップ）・Z（もどる） / keys: click into the field"
-        )
+        hint = widgets.HTML(value=_lines(KEY_HINT), layout=wide)
         row = widgets.Layout(flex_flow="row wrap", align_items="center", width="98%")
         self.rating = widgets.VBox(
             [
                 self.brief,
                 widgets.HBox([*self.texts.values()], layout=widgets.Layout(flex_flow="row wrap", width="98%")),
                 widgets.HBox([*self.buttons.values()], layout=row),
-                widgets.HBox([self.key, hint], layout=row),
+                hint,
             ]
         )
         self.finished = self._build_end(widgets)
-        self.box = widgets.VBox([widgets.HBox([self.bar, self.count], layout=row), self.rating, self.finished, self.message])
+        # The field stands on top: a browser scrolls to what has the focus, and the texts are to stay in view.
+        top = widgets.HBox([self.bar, self.count, self.key], layout=row)
+        self.box = widgets.VBox([top, self.message, self.rating, self.finished])
 
     def _build_end(self, widgets: Any) -> Any:
-        self.result = widgets.HTML(layout=widgets.Layout(width="98%"))
-        self.name = widgets.Text(value=f"{self.run.name}-2"[-64:], layout=widgets.Layout(width="16em"))
-        self.previous = widgets.Checkbox(value=True, indent=False, description="前回の学習用の対も入れる / with the pairs before")
-        self.pairs = widgets.Button(
-            description="次の学習用の対にする / make the next round's pairs",
-            button_style="primary",
-            layout=widgets.Layout(width="auto"),
-        )
-        self.again = widgets.Button(description=LABELS["back"], layout=widgets.Layout(width="auto"))
+        wide, auto = widgets.Layout(width="98%"), widgets.Layout(width="auto")
+        self.result, self.made = widgets.HTML(layout=wide), widgets.HTML(layout=wide)
+        self.name = widgets.Text(value=f"{self.run.name[:62]}-2", layout=widgets.Layout(width="16em"))
+        self.previous = widgets.Checkbox(value=True, indent=False, layout=auto)
+        self.previous.description = "今回の学習用の対も入れる / with the pairs of this run"
+        self.pairs = widgets.Button(description=MAKE_PAIRS, button_style="primary", layout=auto)
+        self.again = widgets.Button(description=LABELS["back"], layout=auto)
         self.pairs.on_click(lambda _: self._make_pairs())
         self.again.on_click(lambda _: self.back())
         row = widgets.Layout(flex_flow="row wrap", align_items="center", width="98%")
         label = widgets.Label(value="次の実行名 / next run")
-        return widgets.VBox(
-            [self.result, widgets.HBox([label, self.name, self.previous], layout=row), widgets.HBox([self.pairs, self.again])]
-        )
+        options = widgets.HBox([label, self.name, self.previous], layout=row)
+        return widgets.VBox([self.result, options, widgets.HBox([self.pairs, self.again], layout=row), self.made])
+
+    def _clicked(self, name: str) -> None:
+        """Back into the key field where ipywidgets can (8): on a button a letter is a command of JupyterLab (A adds a cell)."""
+        self._press(name)
+        if self.item and hasattr(self.key, "focus"):
+            self.key.focus()
 
     def _press(self, name: str) -> None:
-        if name == "back":
-            self.back()
+        if name in ("back", "stop"):
+            (self.back if name == "back" else self.stop)()
         else:
             self.choose(name)
 
@@ -175,9 +194,10 @@ class RatingForm:
 
     def _make_pairs(self) -> None:
         try:
-            self._say(write_next_round(self.run, self.name.value.strip(), self.previous.value).lines())
+            said = write_next_round(self.run, self.name.value.strip(), self.previous.value).lines()
+            self.made.value = _lines(said)
         except AdslmError as error:
-            self._say(str(error).split("\n"), _RED)
+            self.made.value = _lines(str(error).split("\n"), _RED)
 
     def _show(self, error: AdslmError | None = None) -> None:
         if self.box is None:
@@ -185,9 +205,10 @@ class RatingForm:
         item, done = self.item, len(self.choices)
         self.bar.value = done
         self.count.value = f"&nbsp;{done} / {len(self.items)}"
-        self.rating.layout.display = None if item else "none"
+        self.rating.layout.display = self.key.layout.display = None if item else "none"
         self.finished.layout.display = "none" if item else None
-        self._say(str(error).split("\n") if error else [], _RED)
+        self.message.value = _lines(str(error).split("\n"), _RED) if error else ""
+        self.made.value = ""
         if item is None:
             self._show_result()
             return
@@ -205,11 +226,12 @@ class RatingForm:
             said = rating_summary(self.run).lines() if self.items else _nothing(self.left_out)
         except AdslmError as error:
             said = str(error).split("\n")
-        self.result.value = "<br>".join(html.escape(harmless(line)) for line in said)
+        self.result.value = _lines(said)
 
-    def _say(self, lines: list[str], color: str = _GREEN) -> None:
-        shown = "<br>".join(html.escape(harmless(line)) for line in lines)
-        self.message.value = f'<div style="color:{color}; overflow-wrap:anywhere">{shown}</div>'
+
+def _lines(lines: Sequence[str], color: str = "inherit") -> str:
+    shown = "<br>".join(html.escape(harmless(line)) for line in lines)
+    return f'<div style="color:{color}; line-height:1.6; overflow-wrap:anywhere">{shown}</div>'
 
 
 def _framed(title: str, text: str, quiet: bool = False) -> str:

@@ -14,10 +14,11 @@ from adslm_helpers.dataset.validate import validate
 from adslm_helpers.errors import DataError, RunError
 from adslm_helpers.evaluation import rating_sheet, ratings
 from adslm_helpers.evaluation.agreement import krippendorff_alpha, percent_agreement, prob_majority, wilson_interval
-from adslm_helpers.evaluation.next_round import ratings_to_pairs, write_next_round
+from adslm_helpers.evaluation.blind_items import rating_items
+from adslm_helpers.evaluation.next_round import ratings_to_pairs, untouched_rows, write_next_round
 from adslm_helpers.evaluation.rating_result import majority, rating_summary
 from adslm_helpers.evaluation.rating_sheet import export_csv, import_csv, read_choice
-from adslm_helpers.evaluation.ratings import Vote, choices_of, load_ratings, rating_items, save_rating, save_ratings
+from adslm_helpers.evaluation.ratings import Vote, choices_of, load_ratings, save_rating, save_ratings
 from adslm_helpers.run import Run, read_jsonl, write_jsonl
 
 
@@ -75,9 +76,9 @@ def test_each_prompt_comes_once_before_any_comes_twice_and_what_is_left_out_is_c
 
 def test_sides_are_swapped_at_random_and_the_same_way_each_time():
     run = rated_run([compared(n) for n in range(200)])
-    sides = {rater: [side_of(run, item) for item in rating_items(run, 200, rater=rater)] for rater in ("ai", "ken")}
-    assert sides["ai"] == [side_of(run, item) for item in rating_items(run, 200, rater="Ai")]
-    assert 70 < sides["ai"].count("tuned") < 130  # 4 standard deviations
+    sides = {rater: ["ご注文" in item.a for item in rating_items(run, 200, rater=rater)] for rater in ("ai", "ken")}
+    assert sides["ai"] == ["ご注文" in item.a for item in rating_items(run, 200, rater="Ai")]
+    assert 70 < sides["ai"].count(True) < 130  # 4 standard deviations
     assert 70 < sum(a == b for a, b in zip(*sides.values(), strict=True)) < 130
 
 
@@ -101,6 +102,11 @@ def test_an_item_and_a_record_hold_no_word_of_whose_text_is_whose():
 
 def test_no_id_reads_as_a_number_in_a_spreadsheet():
     assert all(item.item_id[0] == "r" and len(item.item_id) == 12 for item in rating_items(rated_run()))
+
+
+def test_no_items_at_all_cannot_be_asked_for():
+    with pytest.raises(RunError, match="1 or more"):
+        rating_items(rated_run(), n=0)
 
 
 def test_rating_before_the_evaluation_is_done_is_refused():
@@ -205,6 +211,16 @@ def test_a_broken_line_of_a_raters_file_is_named(line):
     path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"ai\.jsonl line 2"):
         load_ratings(run)
+
+
+def test_a_file_that_was_renamed_counts_for_nobody():
+    """Its sides are swapped for another name."""
+    run = rated_run()
+    vote_all(run, "tuned")
+    folder = run.evaluation / "ratings"
+    (folder / "ai.jsonl").rename(folder / "ken.jsonl")
+    with pytest.raises(RunError, match="name of the file"):
+        rating_summary(run)
 
 
 # What they say
@@ -432,10 +448,20 @@ def test_held_out_prompts_that_nobody_rated_stay_held_out():
     unrated = {row["prompt"] for row in read_jsonl(run.dataset / "eval.jsonl")} - {
         item.prompt for item in rating_items(run, 10, rater="ai")
     }
+    assert {row["prompt"] for row in untouched_rows(run)} == unrated
     assert following.untouched == len(unrated) == 20 and not unrated & {row["prompt"] for row in rows}
     assert [row.get("rated", False) for row in rows] == [False] * 3 + [True] * 10 and following.previous == 3
     said = "\n".join(following.lines())
     assert "10 briefs are for training from now on" in said and f"adslm dataset {following.path} --run summer" in said
+
+
+def test_a_prompt_that_was_rated_in_vain_is_seen_all_the_same():
+    run = rated_run()
+    vote_all(run, "tuned", n=10)
+    items = list(rating_items(run, 12, rater="ai"))
+    save_ratings(run, {items[10].item_id: "tie", items[11].item_id: "skip"}, "ai")
+    following = write_next_round(run, "summer")
+    assert (following.rated_prompts, following.untouched) == (10, 18)
 
 
 def test_a_next_round_without_pairs_or_under_the_same_name_is_refused():
