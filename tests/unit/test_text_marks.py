@@ -8,8 +8,8 @@ from adslm_helpers.text.marks import find_claims, has_call_to_action, shouts
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("業界No.1の家計簿", "no1"), ("顧客満足度ＮＯ１", "no1"), ("日本一の味", "no1"), ("業界初の技術", "no1"), ("最安の宿", "no1"), ("第１位の靴", "no1"),
-        ("絶対に痩せる", "guarantee"), ("必ず儲かる", "guarantee"), ("１００％満足", "guarantee"), ("誰でも続く", "guarantee"),
+        ("業界No.1の家計簿", "claim.no1"), ("顧客満足度ＮＯ１", "claim.no1"), ("日本一の味", "claim.no1"), ("業界初の技術", "claim.no1"), ("最安の宿", "claim.no1"), ("第１位の靴", "claim.no1"),
+        ("絶対に痩せる", "claim.guarantee"), ("必ず儲かる", "claim.guarantee"), ("１００％満足", "claim.guarantee"), ("誰でも続く", "claim.guarantee"),
     ],
 )  # fmt: skip
 def test_an_unproven_claim_is_found_with_its_words(text, rule):

@@ -1,0 +1,125 @@
+"""What the ad rules count and no pattern can: lengths, symbols by kind, pairs of brackets, lists of words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+
+from .ad_width import ad_length
+
+Spans = Iterator[tuple[int, int]]
+
+_PAIRS = dict(zip("「『（(【[［｛{〈《≪＜“", "」』）)】]］｝}〉》≫＞”", strict=True))
+_CLOSING = {closing: opening for opening, closing in _PAIRS.items()}
+_FREE = frozenset("。、・,.")  # any number of them
+# Faces and the numbers of a list end in a bracket that nothing opened.
+_LONE_CLOSING = re.compile(r"(?:[:;=8xX][-^']?|(?:^|[\s、。])[0-9０-９a-zA-Z①-⑳]{1,2})$")
+_SEPARATORS = re.compile(r"[\s|｜/／・,，、]+")
+_KANA_OF_A_SENTENCE = re.compile(r"[\u3041-\u3096。!?！？…]")
+_NOTE_YEAR = re.compile(r"※.{0,40}")
+_YEAR = re.compile(r"(?<!\d)20\d\d")
+
+
+def length(text: str, settings: dict, year: int) -> Spans:
+    """The characters beyond the limit `at_most` (in `unit`)."""
+    if ad_length(text, settings["unit"]) > settings["at_most"]:
+        used, kept = 0, 0
+        for kept, character in enumerate(text):
+            used += ad_length(character, settings["unit"])
+            if used > settings["at_most"]:
+                break
+        yield (kept, len(text)) if used > settings["at_most"] else (0, len(text))
+
+
+def yahoo_count(text: str, settings: dict, year: int) -> Spans:
+    """Each symbol beyond `at_most` of its kind; ! and ? are one kind, brackets are counted elsewhere."""
+    seen: Counter[str] = Counter()
+    for place, character in enumerate(text):
+        kind = _symbol_kind(character)
+        if kind and kind not in _FREE and kind != "bracket":
+            seen[kind] += 1
+            if seen[kind] > settings["at_most"]:
+                yield place, place + 1
+
+
+def yahoo_run(text: str, settings: dict, year: int) -> Spans:
+    """Symbols of one kind in succession, spaces between or not, and a bracket that opens right after its own kind closed."""
+    shown = [(place, character) for place, character in enumerate(text) if not character.isspace()]
+    for (left, before), (right, after) in pairwise(shown):
+        kind = _symbol_kind(before)
+        if kind == "bracket":
+            if before == after or _folded_bracket(_CLOSING.get(before, "")) == _folded_bracket(after) != "":
+                yield left, right + 1
+        elif kind and kind == _symbol_kind(after):
+            yield left, right + 1
+
+
+def yahoo_brackets(text: str, settings: dict, year: int) -> Spans:
+    """Brackets without a partner of their own kind and width, and every pair beyond `at_most`."""
+    yield from _lone_brackets(text, str)
+    opened = [place for place, character in enumerate(text) if character in _PAIRS]
+    for place in opened[settings["at_most"] :]:
+        yield place, place + 1
+
+
+def unmatched_bracket(text: str, settings: dict, year: int) -> Spans:
+    """The first bracket without a partner; the width of the two does not matter, nor faces, nor the 1) of a list."""
+    for start, end in _lone_brackets(text, _folded_bracket):
+        if not (text[start] in ")）" and _LONE_CLOSING.search(text[max(0, start - 4) : start])):
+            yield start, end
+            return
+
+
+def keyword_list(text: str, settings: dict, year: int) -> Spans:
+    """The whole text, where it is at least `words` words side by side and no sentence: no hiragana, no mark at an end."""
+    if len(text) <= 200 and not _KANA_OF_A_SENTENCE.search(text):
+        words = [word for word in _SEPARATORS.split(text) if word]
+        if len(words) >= settings["words"] and any(not word.isascii() for word in words):
+            yield 0, len(text)
+
+
+def survey_age(text: str, settings: dict, year: int) -> Spans:
+    """A note that names years, of which the newest lies more than `years` before `year`."""
+    for note in _NOTE_YEAR.finditer(text):
+        years = [int(found[0]) for found in _YEAR.finditer(unicodedata.normalize("NFKC", note[0]))]
+        if years and ("調べ" in note[0] or "調査" in note[0]) and max(years) < year - settings["years"]:
+            yield note.span()
+
+
+MEASURES: dict[str, Callable[[str, dict, int], Spans]] = {
+    one.__name__: one for one in (length, yahoo_count, yahoo_run, yahoo_brackets, unmatched_bracket, keyword_list, survey_age)
+}
+"""What `measure: {name: ...}` in the rules may name; each takes the text as written, its settings and the year of the rules."""
+
+
+def _lone_brackets(text: str, kind: Callable[[str], str]) -> Spans:
+    open_now: list[tuple[str, int]] = []
+    for place, character in enumerate(text):
+        if character in _PAIRS:
+            open_now.append((kind(character), place))
+        elif character in _CLOSING:
+            if open_now and open_now[-1][0] == kind(_CLOSING[character]):
+                open_now.pop()
+            else:
+                yield place, place + 1
+    for _, place in open_now:
+        yield place, place + 1
+
+
+@lru_cache(maxsize=4096)
+def _symbol_kind(character: str) -> str:
+    """Symbols of one kind have one name; '' for letters, digits and the long vowel mark."""
+    if character in _PAIRS or character in _CLOSING:
+        return "bracket"
+    plain = unicodedata.normalize("NFKC", character)
+    if unicodedata.category(character)[0] not in "PS":
+        return ""
+    return "!" if plain[0] in "!?" else plain
+
+
+def _folded_bracket(character: str) -> str:
+    return unicodedata.normalize("NFKC", character)
