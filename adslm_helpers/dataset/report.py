@@ -6,8 +6,8 @@ import html
 from dataclasses import asdict, dataclass
 
 from ..foreign_text import harmless
+from .audit_finding import Finding, findings_html
 from .rows import Problem
-from .statistics import Finding
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
@@ -28,7 +28,6 @@ REASONS = {
     "nul_character": ("NUL 文字", "NUL character"),
     "duplicate": ("重複", "duplicate"),
 }
-_SEVERITY = {"error": ("要対処", "ERROR"), "warn": ("注意", "WARN"), "info": ("参考", "INFO")}
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,8 @@ class DatasetReport:
     def lines(self) -> list[str]:
         """The summary, each line in Japanese, then in English."""
         pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5])]
-        for finding in self.findings:
-            ja, en = _SEVERITY[finding.severity]
-            pairs.append((f"[{ja}] {finding.ja}", f"[{en}] {finding.en}"))
-        return [harmless(line) for pair in pairs for line in pair]
+        lines = [harmless(line) for pair in pairs for line in pair]
+        return lines + [line for finding in self.findings for line in finding.lines()]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
@@ -91,14 +88,9 @@ class DatasetReport:
     def _repr_html_(self) -> str:
         """The same for a notebook; every text is escaped, for it may come from the user's data."""
         counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in self._counts())
-        findings = "".join(
-            f"<tr><td><b>{_both(*_SEVERITY[finding.severity])}</b></td>"
-            f"<td style='text-align:left'>{_both(finding.ja, finding.en)}</td></tr>"
-            for finding in self.findings
-        )
         problems = "".join(f"<li>{_both(problem.line_ja, problem.line_en)}</li>" for problem in self.problems)
         listing = f"<details><summary>除外した行の例 / Dropped rows</summary><ul>{problems}</ul></details>" if problems else ""
-        return f"<div>{counts}<table>{findings}</table>{listing}</div>"
+        return f"<div>{counts}{findings_html(self.findings)}{listing}</div>"
 
 
 _ASCII = str.maketrans({"（": " (", "）": ")"})
