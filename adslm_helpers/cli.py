@@ -123,13 +123,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RUN_OR_FOLDER",
         help="ほかの実行・アダプター・チェックポイントも比べる（何度でも）/ compare with another run, adapter or checkpoint too",
     )
-    command = _verb(kinds, "rate", verbs.rate, "前後の文を伏せて選ぶ / blind A/B rating by the team, without a notebook", run=True)
+    command = _verb(
+        kinds, "rate", verbs.rate, "前後の文を伏せて選ぶ / blind A/B rating by the team, without a notebook", run=True
+    )
     command.add_argument("--rater", default="team", help="選ぶ人の名前 / who rates")
     command.add_argument("--n", type=int, default=50, help="いくつ選ぶか / how many comparisons (default: 50)")
     either = command.add_mutually_exclusive_group()
     either.add_argument("--csv", metavar="FILE", default="", help="選ぶための表を書き出す / write the sheet to fill in")
     either.add_argument("--import", dest="filled", metavar="FILE", default="", help="書き込んだ表を読む / read the filled sheet")
-    either.add_argument("--pairs", metavar="NEW_RUN", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes")
+    either.add_argument(
+        "--pairs", metavar="NEW_RUN", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes"
+    )
     command = _verb(kinds, "export", verbs.export, "持ち出す / adapter, merged model, card and checksums", run=True)
     command.add_argument("--kind", choices=("folder", "zip", "drive"), default="folder", help="形 / form (default: folder)")
     command.add_argument("--target", help="置き場所（上書きしません）/ where to (never overwrites)")
@@ -157,12 +161,18 @@ def _dataset_options(command: argparse.ArgumentParser) -> None:
         help="JSONL / JSON / CSV / TSV / Parquet / xlsx (.gz), hf:owner/name, sample, sample:N, adtech (default: sample)",
     )
     either = command.add_mutually_exclusive_group()
-    either.add_argument("--from-log", metavar="FILE", default="", help="広告ログ（CSV / TSV / xlsx）から対を作る / make pairs of an ad log")
+    either.add_argument(
+        "--from-log", metavar="FILE", default="", help="広告ログ（CSV / TSV / xlsx）から対を作る / make pairs of an ad log"
+    )
     either.add_argument("--votes", metavar="FILE", default="", help="人の投票から対を作る / make pairs of human votes")
     command.add_argument("--audit", action="store_true", help="調べて言うだけ。何も書かない / say what is wrong; write nothing")
     command.add_argument("--repair", action="store_true", help="機械的に直せるものを直す / mend what can be mended mechanically")
     command.add_argument(
-        "--map", action="append", default=[], metavar="ROLE=COLUMN", help="列の読み方を直す / correct a column: --map clicks=クリック数"
+        "--map",
+        action="append",
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="列の読み方を直す / correct a column: --map clicks=クリック数",
     )
     command.add_argument(
         "--strict",
@@ -170,10 +180,14 @@ def _dataset_options(command: argparse.ArgumentParser) -> None:
         help="使えない行があれば止まる / stop at rows that cannot be used instead of counting them",
     )
     log = command.add_argument_group("広告ログと投票 / ad logs and votes")
-    log.add_argument("--period", choices=("all", "month", "week", "day"), default="month", help="この期間の中で比べる / compare within")
+    log.add_argument(
+        "--period", choices=("all", "month", "week", "day"), default="month", help="この期間の中で比べる / compare within"
+    )
     log.add_argument("--p-win", type=float, default=0.95, help="これ以上確かな対だけ / keep pairs at least this sure")
     log.add_argument("--template", default="", help="依頼文の形 / the brief's wording: '{brief}の{channel}を書いてください。'")
-    log.add_argument("--platform", choices=("google", "yahoo", "line", "meta"), help="媒体の規則も見る / also this platform's ad rules")
+    log.add_argument(
+        "--platform", choices=("google", "yahoo", "line", "meta"), help="媒体の規則も見る / also this platform's ad rules"
+    )
     log.add_argument("--domain", help="業種の規則も見る / also this domain's ad rules: medical, cosmetics, food, finance, ...")
     log.add_argument("--margin", type=int, default=5, help="投票の差 / votes: at least this margin")
 

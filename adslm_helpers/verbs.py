@@ -41,13 +41,13 @@ def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 def dataset(arguments: argparse.Namespace) -> tuple[Any, ...]:
     """`adslm dataset`: 1 as its exit code where an audit found errors."""
     from .dataset.build import build_dataset
-    from .dataset.look import look_at
+    from .dataset.usable import look_at
 
     recipe, source, reading = _recipe(arguments), *_source(arguments)
     if arguments.audit:
-        found = look_at(source, recipe, reading, repair=arguments.repair, say=_say)
-        return found.to_dict(), found.lines(), int(found.has_errors)
-    options = {"drop_invalid": not arguments.strict, "repair": arguments.repair, "say": _say}
+        found = look_at(source, recipe.seed, reading, mend=arguments.repair, say=_say)
+        return found.to_dict(), found.lines(), int(not found.passed)
+    options = {"drop_invalid": not arguments.strict, "mend": arguments.repair, "say": _say}
     report = build_dataset(Run(arguments.run), source, recipe, reading=reading, **options)
     return report.to_dict(), report.lines()
 
@@ -127,7 +127,10 @@ def rate(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     run = Run(arguments.run)
     if arguments.csv:
         path = export_csv(run, arguments.csv, arguments.rater, arguments.n)
-        return {"sheet": str(path)}, [f"選ぶための表 / sheet to fill in: {path}", f"adslm rate --run {run.name} --rater {arguments.rater} --import {path}"]
+        return {"sheet": str(path)}, [
+            f"選ぶための表 / sheet to fill in: {path}",
+            f"adslm rate --run {run.name} --rater {arguments.rater} --import {path}",
+        ]
     if arguments.pairs:
         made = write_next_round(run, arguments.pairs, with_previous=True)
         return made.to_dict(), made.lines()

@@ -252,11 +252,15 @@ def table(rows: list[tuple[int, list[str]]], used: list[int]) -> pyarrow.Table:
 
 
 def _too_long(place: Place) -> Problem:
-    return Problem("too_long", "行が長すぎます。改行が抜けているようです。", "The line is too long. Line breaks may be missing.", place)
+    return Problem(
+        "too_long", "行が長すぎます。改行が抜けているようです。", "The line is too long. Line breaks may be missing.", place
+    )
 
 
 def _not_csv(place: Place, error: csv.Error) -> Problem:
-    return Problem("not_csv", f"CSV として読めません（{error}）。引用符を確かめてください。", f"Not CSV ({error}). Check its quotes.", place)
+    return Problem(
+        "not_csv", f"CSV として読めません（{error}）。引用符を確かめてください。", f"Not CSV ({error}). Check its quotes.", place
+    )
 
 
 def _too_many_cells(count: int, width: int, place: Place) -> Problem:

@@ -107,7 +107,9 @@ class Sums:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         if self.columns.rate is not None:
             self._compare_rates()
-        refused = "SELECT line, reason, raw_impressions, raw_clicks, raw_conversions, raw_cost, date FROM judged WHERE reason <> ''"
+        refused = (
+            "SELECT line, reason, raw_impressions, raw_clicks, raw_conversions, raw_cost, date FROM judged WHERE reason <> ''"
+        )
         return con.execute(f"{refused} ORDER BY line LIMIT {int(examples)}").fetchall()
 
     def _learn_dates(self) -> None:
@@ -154,7 +156,9 @@ class Sums:
         """One row per key and normalised text, in order of them; `unclear_date` comes first."""
         con = self.connection
         spelt = {column for column in (*KEYS, "text") if self._spell(column)}
-        names = [f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")]
+        names = [
+            f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")
+        ]
         joins = [f"LEFT JOIN shown_{key} ON shown_{key}.raw = parts.{key}" for key in sorted(spelt)]
         if self.period != "all":
             joins.append("JOIN read_dates ON read_dates.raw = parts.date")
@@ -201,7 +205,9 @@ def _judging(columns: Columns, dated: bool) -> str:
     raws = {role: f"blank(c{of[role][0]})" if of[role] else "''" for role in ("impressions", "clicks", "conversions", "cost")}
     raws["rate"] = f"c{columns.rate}" if columns.rate is not None else "''"
     every = ", ".join(f"c{index}" for index in columns.used())
-    read = ", ".join([*(f"{sql} AS {role}" for role, sql in cells.items()), *(f"{sql} AS raw_{role}" for role, sql in raws.items())])
+    read = ", ".join(
+        [*(f"{sql} AS {role}" for role, sql in cells.items()), *(f"{sql} AS raw_{role}" for role, sql in raws.items())]
+    )
     numbers = [f"number(raw_{role}) AS {role}" for role in ("impressions", "clicks", "conversions", "cost")]
     no_number = " OR ".join(f"(raw_{role} <> '' AND {role} IS NULL)" for role in ("impressions", "clicks", "conversions", "cost"))
     no_date = "WHEN dates.month_first IS NULL AND dates.day_first IS NULL THEN 'bad_date'" if dated else ""

@@ -83,7 +83,10 @@ def read_log(
     """
     path, columns, started = Path(path), dict(columns or {}), time.monotonic()
     if period not in PERIODS:
-        fail(f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。", f"period is one of {', '.join(PERIODS)}, not {shown(period)}.")
+        fail(
+            f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。",
+            f"period is one of {', '.join(PERIODS)}, not {shown(period)}.",
+        )
     if not path.is_file():
         fail(f"{path} がありません。→ 場所を確かめてください。", f"{path} is not there. -> Check the place.")
     where = layout(path, columns)
@@ -135,12 +138,17 @@ def _problem(row: tuple, columns: Columns, source: str) -> Problem:
     if code in ("blank_row", "total_row", "heading_row", "no_text", "nul_character"):
         said = {}
     detail = ", ".join(f"{name[:30]}={shown(value, 30)}" for name, value in said.items())
-    return Problem(code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line))
+    return Problem(
+        code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line)
+    )
 
 
 def _refuse_all(source: str, rows_in: int, dropped: dict[str, int], problems: list[Problem]) -> None:
     if not rows_in:
-        fail(f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。", f"{source}: no rows below the header. -> Export it again.")
+        fail(
+            f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。",
+            f"{source}: no rows below the header. -> Export it again.",
+        )
     ja, en = _reasons(dropped)
     first = f"\n{problems[0].line_ja}\n{problems[0].line_en}" if problems else ""
     fail(
@@ -176,7 +184,12 @@ def _columns(log: AdLog) -> list[tuple[str, str]]:
     ]
     if absent or log.ignored:
         ignored = ", ".join(name[:40] for name in log.ignored[:20]) + (" ..." if len(log.ignored) > 20 else "")
-        pairs.append((f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}", f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}"))
+        pairs.append(
+            (
+                f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}",
+                f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}",
+            )
+        )
     return pairs
 
 

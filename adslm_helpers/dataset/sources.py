@@ -49,11 +49,14 @@ class Source:
     digest: Any
     understood: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+
+    def counted(self) -> dict[str, int]:
+        """How many rows the log had that the pairs were made of; empty for other sources."""
+        return {"log_rows": self.facts["log"]["rows_in"]} if "log" in self.facts else {}
 
 
-def open_source(
-    source: str | Path | None, seed: int, reading: Reading = Reading(), say: Callable[[str], None] | None = None
-) -> Source:
+def open_source(source: str | Path | None, seed: int, reading: Reading, say: Callable[[str], None] | None = None) -> Source:
     """Opens `source`: a file, `hf:owner/name[:split]`, `sample` (or None), `sample:N` or `adtech`.
 
     Raises DataError for what is not there or is of another kind, and for a log or votes that support no pair.
@@ -68,17 +71,17 @@ def open_source(
     made = _made_up(name, seed) if reading.kind == "pairs" else None
     if made is not None:
         rows = (RawRow(pair, Place(name, number, "row")) for number, pair in enumerate(made, 1))
-        return Source(name, _hashed(rows, digest), digest)
+        return Source(name, _hashed(rows, digest), digest, reading=reading)
     if name.startswith("hf:"):
         opened = _opened(name, reading, say)
-        return Source(name, _hashed(opened.rows, digest), digest, opened.understood, opened.facts)
+        return Source(name, _hashed(opened.rows, digest), digest, opened.understood, opened.facts, reading)
     path = data_path("sample_pairs.jsonl") if name == "sample" else user_path(name)
     before = _state(path)
     opened = _opened(path, reading, say)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-    return Source(name, _unchanged(opened.rows, path, before), digest, opened.understood, opened.facts)
+    return Source(name, _unchanged(opened.rows, path, before), digest, opened.understood, opened.facts, reading)
 
 
 def _made_up(name: str, seed: int) -> list[dict] | None:
@@ -95,7 +98,7 @@ def _opened(source: Path | str, reading: Reading, say: Callable[[str], None] | N
 
 def _pairs(source: Path | str, reading: Reading, say: Callable[[str], None] | None) -> Source:
     shape, rows = read_pairs(source, dict(reading.columns) or None, say)
-    return Source(str(source), rows, None, [shape.ja, shape.en], {"shape": asdict(shape)})
+    return Source(str(source), rows, None, shape.lines(), {"shape": asdict(shape)})
 
 
 def _log(path: Path | str, reading: Reading, say: Callable[[str], None] | None) -> Source:

@@ -127,9 +127,10 @@ def _ratings(run: Run) -> dict[str, Any] | None:
 
 def audited(run: Run) -> dict[str, Any]:
     """What the dataset's report says of its held-out side: n_heldout_groups and heldout_trustworthy; None where it says nothing."""
-    report = object_in(run.dataset / "report.json")
-    audit = report.get("audit") if isinstance(report.get("audit"), dict) else {}
-    groups, trusted = (audit.get(key, report.get(key)) for key in ("heldout_groups", "trustworthy"))
+    audit = object_in(run.dataset / "report.json").get("audit")
+    audit = audit if isinstance(audit, dict) else {}
+    counts = audit.get("counts") if isinstance(audit.get("counts"), dict) else {}
+    groups, trusted = counts.get("eval_groups"), audit.get("trustworthy")
     return {
         "n_heldout_groups": groups if isinstance(groups, int) and not isinstance(groups, bool) else None,
         "heldout_trustworthy": trusted if isinstance(trusted, bool) else None,
