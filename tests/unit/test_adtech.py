@@ -8,9 +8,11 @@ from itertools import combinations
 import pytest
 
 from adslm_helpers.data_files import data_path, read_yaml
-from adslm_helpers.dataset.adtech import adtech_pairs, adtech_questions
+from adslm_helpers.dataset.adtech import adtech_keywords, adtech_pairs, adtech_questions
+from adslm_helpers.dataset.rows import Place, RawRow
 from adslm_helpers.dataset.statistics import describe
 from adslm_helpers.dataset.surface import surface_rules
+from adslm_helpers.dataset.validate import validate
 from adslm_helpers.text.answers import judge_answer
 from adslm_helpers.text.brief import parse_brief
 from adslm_helpers.text.marks import find_claims
@@ -121,3 +123,12 @@ def test_the_file_is_dated_composed_and_says_whose_it_is():
 def test_a_caller_may_change_its_rows():
     adtech_pairs()[0]["keywords"][0].append("何か")
     assert "何か" not in adtech_pairs()[0]["keywords"][0]
+
+
+def test_every_row_is_valid_and_finds_its_rubric_again():
+    """The evaluation reads rows from disk, without their keywords."""
+    pairs = validate(RawRow(pair, Place("adtech", n, "row")) for n, pair in enumerate(adtech_pairs(), 1)).pairs
+    assert [adtech_keywords(pair["prompt"]) for pair in pairs] == [row["keywords"] for row in adtech_pairs()]
+    question = adtech_questions()[0]
+    assert adtech_keywords([{"role": "user", "content": question["prompt"]}]) == question["keywords"]
+    assert adtech_keywords("靴の広告文を作成してください。") is None
