@@ -45,7 +45,7 @@ def find_next_steps(code: str, metrics: dict[str, Any], costs: list[Cost]) -> li
 
 def _evidence(metrics: dict[str, Any]) -> Iterator[Words]:
     low, high = metrics["win_rate_ci95"]
-    if "sign_test_p" in metrics:
+    if "wins_by_prompt" in metrics:
         won, tied, lost = (metrics[f"{name}_by_prompt"] for name in ("wins", "ties", "losses"))
         p = _p(metrics["sign_test_p"])
         yield (

@@ -23,7 +23,7 @@ def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "報酬の正解率 / reward accuracy", ranged("reward_accuracy")
     yield "勝率（前→後）/ win rate, tuned over base", ranged("win_rate")
     yield "  勝ち・引分・負け / win, tie, loss", f"{metrics['wins']} / {metrics['ties']} / {metrics['losses']}"
-    if "sign_test_p" in metrics:
+    if "wins_by_prompt" in metrics:
         won, lost, p = (metrics[key] for key in ("wins_by_prompt", "losses_by_prompt", "sign_test_p"))
         yield "  依頼ごとの勝ち・負け / won and lost prompts", f"{won} / {lost}, p = {p:.2g}"
     yield "評価基準を満たす文・前 / rubric pass, base", ranged("rubric_pass_base")
