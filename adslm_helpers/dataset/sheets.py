@@ -85,7 +85,9 @@ def _check_parts(path: Path) -> None:
             for part in archive.infolist():
                 if part.filename.endswith((".xml", ".rels")):
                     _check_declarations(path, archive, part)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged zip fails in the classes of many layers; each is told to the user
         _refuse_broken(path, error, 0)
 
 
@@ -119,7 +121,7 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of missing default styles and the like
             return openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    except Exception as error:  # a damaged workbook fails in the classes of many layers; each is told to the user
+    except Exception as error:  # as above
         _refuse_broken(path, error, 0)
 
 
@@ -202,7 +204,13 @@ def _merged_fill(path: Path, sheet: Any) -> Callable[[int, list[Any]], None]:
     from openpyxl.utils import column_index_from_string as column
 
     begin: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-    for first, top, last, bottom in _merged_ranges(path, sheet._worksheet_path):
+    try:
+        ranges = _merged_ranges(path, sheet._worksheet_path)
+    except DataError:
+        raise
+    except Exception as error:  # as above
+        _refuse_broken(path, error, 0)
+    for first, top, last, bottom in ranges:
         begin[int(top)].append((column(first.decode()) - 1, min(column(last.decode()), _MOST_COLUMNS), int(bottom)))
     running: list[tuple[int, int, int, Any]] = []
 
