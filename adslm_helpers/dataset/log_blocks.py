@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .encoding import LONGEST_LINE, open_text
+from .encoding import LONGEST_LINE, open_as, open_text
 from .log_columns import MOST_COLUMNS, recognised
 from .rows import Place, Problem, fail
 
@@ -124,7 +124,7 @@ def blocks(path: Path, where: Layout, used: list[int]) -> Iterator[Block]:
     """All rows of a text file below its header; a line that belongs to no row is in `broken`, never lost."""
     size, source = max(path.stat().st_size, 1), str(path)
     first, kept, too_long = where.skip + 1, "", []
-    with open_text(path, newline=None, largest=LARGEST_LOG) as file:
+    with open_as(path, where.encoding, newline=None) as file:
         for _ in range(where.skip):
             file.readline()
         try:

@@ -28,15 +28,22 @@ MOST_IMPRESSIONS = 10**11
 """In one row. More is no count of people, and sums of more might not fit into an int64."""
 _TOTAL = r"^\s*(合計|総計|小計|総合計|全体|grand total|sub ?total|totals?)\s*([:：\-–(（].*)?$"
 _CHUNK = 50_000
+_SPACES = " \t\n\u3000\u00a0"
+_SPACE = r"[\s\x{3000}\x{a0}]"
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d+)?"
+_COUNTED = ("impressions", "clicks", "conversions", "cost")
+# Trimming and translating cost five times as much as asking whether there is anything to do (measured), so each asks first.
 _MACROS = (
-    # Spaces of both widths, and the dashes that stand for "nothing" in exports.
-    "CREATE MACRO bare(s) AS trim(s, ' \t\n\u3000\u00a0')",
-    "CREATE MACRO blank(s) AS CASE WHEN trim(s, ' \t\n\u3000\u00a0-−–—―') = '' THEN '' ELSE bare(s) END",
-    "CREATE MACRO narrow(s) AS translate(s, '０１２３４５６７８９，．％￥－−▲△', '0123456789,.%¥----')",
-    r"CREATE MACRO unmarked(s) AS regexp_replace(narrow(bare(s)), '^(-?)\s*(¥|\$|€|£|JPY|USD|円)?\s*(.*?)\s*(円|回|件|JPY|USD|¥)?$', '\1\3')",
-    r"CREATE MACRO digits(s) AS CASE WHEN regexp_full_match(s, '-?(\d{1,3}(,\d{3})+|\d{1,18})(\.\d+)?') THEN replace(s, ',', '') END",
-    r"CREATE MACRO number(s) AS CAST(CASE WHEN regexp_full_match(s, '\d{1,15}') THEN s ELSE digits(unmarked(s)) END AS DOUBLE)",
-    f"CREATE MACRO is_total(s) AS regexp_matches(s, '{_TOTAL}', 'i')",
+    f"CREATE MACRO bare(s) AS CASE WHEN regexp_matches(s, '^{_SPACE}') OR regexp_matches(s, '{_SPACE}$')"
+    f" THEN trim(s, '{_SPACES}') ELSE s END",
+    # Dashes stand for "nothing" in exports.
+    rf"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{{3000}}\x{{a0}}−–—―-]*') THEN '' ELSE bare(s) END",
+    "CREATE MACRO narrow(s) AS translate(s, '０１２３４５６７８９，．￥－−▲△', '0123456789,.¥----')",
+    f"CREATE MACRO unmarked(s) AS trim(narrow(s), '¥$€£円回件JPYUSD{_SPACES}')",
+    f"CREATE MACRO grouped(s) AS CASE WHEN regexp_full_match(s, '-?{_NUMBER}') THEN replace(s, ',', '') END",
+    f"CREATE MACRO marked(s) AS replace(nullif(regexp_extract(s, '^[¥￥$€£]({_NUMBER})$', 1), ''), ',', '')",
+    "CREATE MACRO digits(s) AS coalesce(grouped(s), marked(s), CASE WHEN s <> '' THEN grouped(unmarked(s)) END)",
+    f"CREATE MACRO is_total(s) AS lower(left(s, 1)) IN ('合', '総', '小', '全', 'g', 's', 't') AND regexp_matches(s, '{_TOTAL}', 'i')",
 )
 
 
@@ -98,7 +105,6 @@ class Sums:
         if self.period != "all":
             self._learn_dates()
         con.execute(f"CREATE OR REPLACE TEMP TABLE judged AS {self._judge}")
-        con.unregister("block")
         con.execute(
             "INSERT INTO parts SELECT brief, campaign, channel, device, position, date, text, sum(impressions), sum(clicks),"
             " sum(conversions), sum(cost), count(*) FROM judged WHERE reason = '' GROUP BY ALL"
@@ -107,10 +113,12 @@ class Sums:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         if self.columns.rate is not None:
             self._compare_rates()
-        refused = (
-            "SELECT line, reason, raw_impressions, raw_clicks, raw_conversions, raw_cost, date FROM judged WHERE reason <> ''"
-        )
-        return con.execute(f"{refused} ORDER BY line LIMIT {int(examples)}").fetchall()
+        of = self.columns.of
+        cells = ", ".join(f"c{of[role][0]}" if of[role] else "''" for role in (*_COUNTED, "date"))
+        refused = f"SELECT line, reason, {cells} FROM judged JOIN block USING (line) WHERE reason <> '' ORDER BY line LIMIT ?"
+        examples = con.execute(refused, [examples]).fetchall() if examples else []
+        con.unregister("block")
+        return examples
 
     def _learn_dates(self) -> None:
         date = _date(self.columns)
@@ -129,9 +137,9 @@ class Sums:
             self.connection.unregister("more")
 
     def _compare_rates(self) -> None:
-        rate, true = "number(replace(narrow(raw_rate), '%', ''))", "(100.0 * clicks / impressions)"
-        apart = " AND ".join(f"abs({rate} * {scale} - {true}) > greatest(0.06, 0.1 * {true})" for scale in (1, 100))
-        counts = f"SELECT count({rate}), count(*) FILTER (WHERE {apart}) FROM judged WHERE reason = '' AND impressions > 0"
+        true = "(100.0 * clicks / impressions)"
+        apart = " AND ".join(f"abs(rate * {scale} - {true}) > greatest(0.06, 0.1 * {true})" for scale in (1, 100))
+        counts = f"SELECT count(rate), count(*) FILTER (WHERE {apart}) FROM judged WHERE reason = '' AND impressions > 0"
         seen, differing = self.connection.execute(counts).fetchone()
         self.rates = [self.rates[0] + seen, self.rates[1] + differing]
 
@@ -156,9 +164,7 @@ class Sums:
         """One row per key and normalised text, in order of them; `unclear_date` comes first."""
         con = self.connection
         spelt = {column for column in (*KEYS, "text") if self._spell(column)}
-        names = [
-            f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")
-        ]
+        names = [f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")]
         joins = [f"LEFT JOIN shown_{key} ON shown_{key}.raw = parts.{key}" for key in sorted(spelt)]
         if self.period != "all":
             joins.append("JOIN read_dates ON read_dates.raw = parts.date")
@@ -202,25 +208,25 @@ def _judging(columns: Columns, dated: bool) -> str:
     cells = {role: _cell(of[role], " / ") for role in ("brief", "campaign", "channel", "device", "position")}
     cells["text"] = _cell(of["text"], " | ")
     cells["date"] = _date(columns) if dated else "''"
-    raws = {role: f"blank(c{of[role][0]})" if of[role] else "''" for role in ("impressions", "clicks", "conversions", "cost")}
-    raws["rate"] = f"c{columns.rate}" if columns.rate is not None else "''"
-    every = ", ".join(f"c{index}" for index in columns.used())
-    read = ", ".join(
-        [*(f"{sql} AS {role}" for role, sql in cells.items()), *(f"{sql} AS raw_{role}" for role, sql in raws.items())]
-    )
-    numbers = [f"number(raw_{role}) AS {role}" for role in ("impressions", "clicks", "conversions", "cost")]
-    no_number = " OR ".join(f"(raw_{role} <> '' AND {role} IS NULL)" for role in ("impressions", "clicks", "conversions", "cost"))
+    cells |= {f"raw_{role}": f"blank(c{of[role][0]})" if of[role] else "''" for role in _COUNTED}
+    read = ", ".join(f"{sql} AS {name}" for name, sql in cells.items())
+    numbers = ", ".join(f"TRY_CAST(digits(raw_{role}) AS DOUBLE) AS {role}" for role in _COUNTED)
+    no_number = " OR ".join(f"(raw_{role} <> '' AND {role} IS NULL)" for role in _COUNTED)
     no_date = "WHEN dates.month_first IS NULL AND dates.day_first IS NULL THEN 'bad_date'" if dated else ""
     join = "LEFT JOIN dates ON dates.raw = date" if dated else ""
+    # Only compared with what it should be, so what it is read as may be coarse.
+    rate = f"TRY_CAST(trim(c{columns.rate}, '% ') AS DOUBLE)" if columns.rate is not None else "NULL"
+    every = ", ".join(f"c{index}" for index in columns.used())
     return f"""
-WITH cells AS (SELECT line, bare(c0) AS head, bare(concat({every})) AS whole, {read} FROM block),
-numbers AS (SELECT *, {", ".join(numbers)} FROM cells)
-SELECT numbers.*, CASE
-    WHEN whole = '' THEN 'blank_row'
-    WHEN text = '' AND (is_total(head) OR is_total(brief) OR is_total(campaign)) THEN 'total_row'
+WITH cells AS (SELECT *, {read} FROM block),
+numbers AS (SELECT *, {numbers} FROM cells)
+SELECT line, brief, campaign, channel, device, position, date, text, impressions, clicks, conversions, cost, {rate} AS rate, CASE
+    WHEN text = '' THEN CASE
+        WHEN bare(concat({every})) = '' THEN 'blank_row'
+        WHEN is_total(bare(c0)) OR is_total(brief) OR is_total(campaign) THEN 'total_row'
+        ELSE 'no_text' END
     WHEN is_total(text) AND (brief = '' OR is_total(brief)) THEN 'total_row'
     WHEN raw_impressions = (SELECT impressions FROM heading) AND raw_clicks = (SELECT clicks FROM heading) THEN 'heading_row'
-    WHEN text = '' THEN 'no_text'
     WHEN contains(text, chr(0)) OR contains(brief, chr(0)) THEN 'nul_character'
     WHEN raw_impressions = '' OR raw_clicks = '' THEN 'missing_number'
     WHEN {no_number} THEN 'not_a_number'
@@ -241,4 +247,4 @@ def _cell(indices: list[int], between: str) -> str:
 
 def values(row: tuple) -> dict[str, Any]:
     """What a refused row of `Sums.add` says, by role."""
-    return dict(zip(("impressions", "clicks", "conversions", "cost", "date"), row[2:], strict=True))
+    return dict(zip((*_COUNTED, "date"), row[2:], strict=True))
