@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import accumulate
 
 # An ad counts its default text, not the placeholder around it.
 _PLACEHOLDER = re.compile(r"\{\s{0,4}(?i:keyword)\s{0,4}:(?P<default>[^{}]{0,90})\}")
@@ -36,6 +37,12 @@ def ad_length(text: str, unit: str) -> int:
     """Length of `text` by `unit`: 'google' or 'yahoo' (half-width units of that platform) or 'characters'. {KeyWord:靴} counts as 靴."""
     shown = _PLACEHOLDER.sub(lambda found: found["default"], text) if "{" in text else text
     return characters(shown) if unit == "characters" else half_width(shown, unit)
+
+
+def end_of_limit(text: str, unit: str, at_most: int) -> int:
+    """Place of the first character of `text` that is beyond `at_most` (an emoji made of several characters may blur it by one)."""
+    widths = map(bool, map(_units, text)) if unit == "characters" else map(_units, text)
+    return next((place for place, used in enumerate(accumulate(widths)) if used > at_most), len(text) - 1)
 
 
 @lru_cache(maxsize=16384)
