@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 from ..data_files import data_path
 from ..errors import DataError
-from ..run_names import user_path
 from ..text.ad_rules import find_breaches
 from .adtech import adtech_pairs
-from .formats import read_pairs, read_rows
+from .formats import file_and_sheet, read_pairs, read_rows
 from .log_pairs import PairRules, pairs_from_log
 from .log_read import read_log
 from .rows import Place, RawRow
@@ -75,9 +74,12 @@ def open_source(source: str | Path | None, seed: int, reading: Reading, say: Cal
     if name.startswith("hf:"):
         opened = _opened(name, reading, say)
         return Source(name, _hashed(opened.rows, digest), digest, opened.understood, opened.facts, reading)
-    path = data_path("sample_pairs.jsonl") if name == "sample" else user_path(name)
+    place = str(data_path("sample_pairs.jsonl")) if name == "sample" else name
+    path, _ = file_and_sheet(place)
     before = _state(path)
-    opened = _opened(path, reading, say)
+    opened = _opened(place, reading, say)
+    if path.is_dir():  # a dataset in several files
+        return Source(name, _hashed(opened.rows, digest), digest, opened.understood, opened.facts, reading)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
@@ -134,10 +136,13 @@ def _numbered(rows: list[dict], path: Path | str) -> Iterator[RawRow]:
 
 def _refuse_support(name: str, words: list[str]) -> NoReturn:
     ja, en = ("\n".join(words[side::2]) for side in (0, 1))
-    raise DataError(f"{name}: 対を1つも作れません。\n{ja}", f"{name} supports no pair at all.\n{en}")
+    raise DataError(
+        f"{name}: 対を1つも作れません。→ 下に、何が足りないかを挙げます。\n{ja}",
+        f"{name} supports no pair at all. -> What it would take stands below.\n{en}",
+    )
 
 
-def _unchanged(rows: Iterator[RawRow], path: Path, before: tuple[int, int]) -> Iterator[RawRow]:
+def _unchanged(rows: Iterator[RawRow], path: Path, before: tuple[int, int] | None) -> Iterator[RawRow]:
     """`rows`; DataError at the end of a file that another program wrote to meanwhile: its hash is not that of what was read."""
     yield from rows
     if _state(path) != before:
@@ -147,8 +152,11 @@ def _unchanged(rows: Iterator[RawRow], path: Path, before: tuple[int, int]) -> I
         )
 
 
-def _state(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # whoever opens it says what is wrong
+        return None
     return found.st_size, found.st_mtime_ns
 
 

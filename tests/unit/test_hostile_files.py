@@ -84,7 +84,7 @@ def test_a_file_that_another_program_writes_to_meanwhile_is_not_taken(tmp_path, 
     """Its hash in the manifest would not be that of the rows."""
     path = write(tmp_path, "a.jsonl", "\n".join(json.dumps({**PAIR, "prompt": f"靴{n}"}) for n in range(8)))
     states = iter([(100, 1), (101, 2)])
-    monkeypatch.setattr(build, "_state", lambda path: next(states))
+    monkeypatch.setattr(sources, "_state", lambda path: next(states))
     run = Run("spring")
     with pytest.raises(DataError, match="changed while it was read"):
         build_dataset(run, path, load_recipe("smoke"))
