@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
 
 from ..data_files import read_yaml
 from ..errors import DataError
@@ -17,6 +18,8 @@ from .folding import Folded
 DISCLAIMER_JA = "広告チェックの補助であり、法的助言ではありません"
 DISCLAIMER_EN = "A review aid, not legal advice"
 SEVERITIES = ("error", "warn", "info")
+MOST_PLACES = 50
+"""So many places of one rule in one text are told apart; a text that breaks a rule more often is no better known by the rest."""
 _NEAR = 12  # characters around a hit in which `error_with` is looked for
 
 
@@ -74,7 +77,7 @@ def find_breaches(
     brief: str = "",
     only: Collection[str] | None = None,
 ) -> list[Breach]:
-    """Every breach of a rule in `text`, in the order of the rules, each with its place in the text as written.
+    """The breaches of rules in `text`, in the order of the rules, each with its place in the text as written (MOST_PLACES of a rule at most).
 
     `platform` (google, yahoo, line, meta) adds its lengths and symbols; without one only what holds everywhere. `part`: of the ad, for lengths.
     `domain`: the line of business; where it is None it is guessed from `brief`, and a breach that depends on it says so. `only`: ids of rules.
@@ -185,7 +188,8 @@ def _known(ja: str, en: str, value: str, known: list[str]) -> None:
 def _spans(rule: Rule, folded: Folded) -> list[tuple[int, int]]:
     """Where `rule` is broken, as places in the text as written."""
     if rule.measure:
-        return list(MEASURES[rule.measure](folded.text, rule.settings, read_yaml("ad_rules.yaml")["as_of"].year))
+        spans = MEASURES[rule.measure](folded.text, rule.settings, read_yaml("ad_rules.yaml")["as_of"].year)
+        return list(islice(spans, MOST_PLACES))
     words = folded.text if rule.raw else folded.plain
     if not rule.pattern.search(words):
         return []
@@ -194,6 +198,7 @@ def _spans(rule: Rule, folded: Folded) -> list[tuple[int, int]]:
         hits = _outside(hits, [found.span() for found in rule.excepted.finditer(words)])
     if not hits or (rule.unless and rule.unless.search(words)):
         return []
+    hits = hits[:MOST_PLACES]
     return hits if rule.raw else [folded.span(*hit) for hit in hits]
 
 
