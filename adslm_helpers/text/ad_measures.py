@@ -22,6 +22,7 @@ _LONE_CLOSING = re.compile(r"(?:[:;=8xX][-^']?|(?:^|[\s、。：:])[0-9０-９a-
 _ARROW = re.compile(r"[=＝\-－ー―>＞]$")
 _SEPARATORS = re.compile(r"[\s|｜/／・,，、]+")
 _KANA_OF_A_SENTENCE = re.compile(r"[\u3041-\u3096。!?！？…]")
+_KANA_NOUN = re.compile(r"おすすめ|お得|お試し")
 _LETTER = re.compile(r"[^\W_]")
 _NOTE_YEAR = re.compile(r"※.{0,40}")
 _YEAR = re.compile(r"(?<!\d)20\d\d")
@@ -73,7 +74,7 @@ def unmatched_bracket(text: str, settings: dict, year: int) -> Spans:
 
 def keyword_list(text: str, settings: dict, year: int) -> Spans:
     """The whole text, where it is at least `words` words side by side and no sentence: no hiragana, no mark at an end."""
-    if len(text) <= 200 and not _KANA_OF_A_SENTENCE.search(text):
+    if len(text) <= 200 and not _KANA_OF_A_SENTENCE.search(_KANA_NOUN.sub("", text)):
         words = [word for word in _SEPARATORS.split(text) if _LETTER.search(word)]
         long = [word for word in words if len(word) > 1]
         if len(words) >= settings["words"] and 2 * len(long) > len(words) and any(not word.isascii() for word in words):
