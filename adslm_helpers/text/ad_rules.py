@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import islice
@@ -94,6 +95,27 @@ def find_breaches(
     return found
 
 
+def find_ad_breaches(ad: Mapping[str, Sequence[str]], *, platform: str, **settings) -> list[tuple[str, Breach]]:
+    """What one whole ad breaks, as (part, breach): its texts by part ({"headline": [...], "description": [...]}), and how many there are.
+
+    On Google, exclamation marks are counted over all texts. `settings`: domain and brief, as in `find_breaches`.
+    """
+    found = [
+        (part, breach)
+        for part, texts in ad.items()
+        for t in texts
+        for breach in find_breaches(t, platform=platform, part=part, **settings)
+    ]
+    together = "\n".join(text for texts in ad.values() for text in texts)
+    if platform == "google" and not any(breach.rule == "sym.google.excl_count" for _, breach in found):
+        found += [("", breach) for breach in find_breaches(together, platform=platform, only=("sym.google.excl_count",))]
+    given = Counter(_parts()[part] for part, texts in ad.items() for _ in texts)
+    for rule in read_yaml("ad_rules.yaml")["counts"]:
+        if rule["platform"] == platform and not rule["at_least"] <= given[rule["part"]] <= rule["at_most"]:
+            found.append((rule["part"], _wrong_count(rule, given[rule["part"]])))
+    return found
+
+
 def breach_counts(texts: Mapping[str, Iterable[str]] | Iterable[str], **settings) -> list[dict]:
     """How many texts break each rule, one row per broken rule: rule, severity, a count per side, example, ja, en, source.
 
@@ -158,7 +180,7 @@ def _any_of(patterns: list[str] | None) -> re.Pattern | None:
 @lru_cache(maxsize=512)
 def _applying(platform: str | None, part: str, domain: str, only: tuple[str, ...] | None) -> tuple[Rule, ...]:
     data = read_yaml("ad_rules.yaml")
-    parts = {alias: name for name, aliases in data["parts"].items() for alias in (name, *aliases)}
+    parts = _parts()
     if platform is not None:
         _known("媒体", "platform", platform, data["platforms"])
     _known("広告の部分", "part", part, list(parts))
@@ -222,6 +244,13 @@ def _breach(rule: Rule, text: str, start: int, end: int, domain: str, guessed: b
     return Breach(rule.id, severity, text[start:end], start, end, ja, en, rule.source)
 
 
+def _wrong_count(rule: dict, n: int) -> Breach:
+    low, high = rule["at_least"], rule["at_most"]
+    ja = f"1つの広告の {rule['part']} は {low}〜{high} 本です（今は {n} 本）。"
+    en = f"An ad takes {low} to {high} texts of the part {rule['part']}; there are {n}."
+    return Breach(rule["id"], "error", "", 0, 0, ja, en, rule["source"])
+
+
 def _row(breach: Breach, sides: Iterable[str]) -> dict:
     return {
         "rule": breach.rule,
@@ -236,6 +265,12 @@ def _row(breach: Breach, sides: Iterable[str]) -> dict:
 
 def _rank(breach: Breach) -> int:
     return SEVERITIES.index(breach.severity)
+
+
+@cache
+def _parts() -> dict[str, str]:
+    """Every name of a part of an ad -> the name that the rules use."""
+    return {alias: name for name, aliases in read_yaml("ad_rules.yaml")["parts"].items() for alias in (name, *aliases)}
 
 
 @cache

@@ -10,7 +10,15 @@ import pytest
 from adslm_helpers.data_files import data_path, read_yaml
 from adslm_helpers.errors import DataError
 from adslm_helpers.text.ad_measures import MEASURES
-from adslm_helpers.text.ad_rules import MOST_PLACES, SEVERITIES, ad_rules, breach_counts, find_breaches, guess_domain
+from adslm_helpers.text.ad_rules import (
+    MOST_PLACES,
+    SEVERITIES,
+    ad_rules,
+    breach_counts,
+    find_ad_breaches,
+    find_breaches,
+    guess_domain,
+)
 from adslm_helpers.text.ad_width import ad_length, characters, half_width
 from adslm_helpers.text.folding import Folded
 
@@ -263,3 +271,14 @@ def test_yahoo_marks_the_symbol_that_is_one_too_many():
 def test_a_guarantee_far_from_any_effect_is_a_warning():
     assert [b.severity for b in find_breaches("絶対に楽しい。" + "あ" * 20 + "稼ぐ")] == ["warn"]
     assert {b.rule: b.severity for b in find_breaches("絶対に稼ぐ")} == {"claim.guarantee": "error", "fin.assert": "error"}
+
+
+def test_a_whole_ad_is_held_to_its_number_of_texts_and_of_exclamation_marks():
+    ad = {"見出し": ["家計簿アプリ", "初月無料", "レシートを撮るだけ"], "description": ["家族で使える！", "今日から始めよう！"]}
+    found = find_ad_breaches(ad, platform="google")
+    assert [(part, breach.rule, breach.words) for part, breach in found] == [("", "sym.google.excl_count", "！")]
+    found = find_ad_breaches({"headline": ["家計簿アプリ"] * 2, "description": ["日本一"]}, platform="yahoo")
+    assert [(part, breach.rule) for part, breach in found] == [
+        ("description", "claim.no1"), ("headline", "count.yahoo.title"), ("description", "count.yahoo.desc")
+    ]  # fmt: skip
+    assert "2 本" in found[1][1].ja and "there are 2" in found[1][1].en
