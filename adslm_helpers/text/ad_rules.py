@@ -98,7 +98,7 @@ def find_breaches(
 def find_ad_breaches(ad: Mapping[str, Sequence[str]], *, platform: str, **settings) -> list[tuple[str, Breach]]:
     """What one whole ad breaks, as (part, breach): its texts by part ({"headline": [...], "description": [...]}), and how many there are.
 
-    On Google, exclamation marks are counted over all texts. `settings`: domain and brief, as in `find_breaches`.
+    On Google, exclamation marks are counted over all texts (part '', places in the texts joined by line feeds). `settings`: domain and brief, as in `find_breaches`.
     """
     found = [
         (part, breach)
