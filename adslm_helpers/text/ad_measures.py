@@ -18,9 +18,12 @@ _BRACKET = re.compile(f"[{re.escape(''.join((*_PAIRS, *_CLOSING)))}]")
 _SYMBOL = re.compile(r"[^\w\s]|_")
 _UNCOUNTED = frozenset("。、・,.") | {"bracket", ""}  # any number of them; brackets are counted as pairs
 # Faces and the numbers of a list end in a bracket that nothing opened.
-_LONE_CLOSING = re.compile(r"(?:[:;=8xX][-^']?|(?:^|[\s、。])[0-9０-９a-zA-Z①-⑳]{1,2})$")
+_LONE_CLOSING = re.compile(r"(?:[:;=8xX][-^']?|(?:^|[\s、。：:])[0-9０-９a-zA-Z①-⑳]{1,2})$")
+_ARROW = re.compile(r"[=＝\-－ー―>＞]$")
 _SEPARATORS = re.compile(r"[\s|｜/／・,，、]+")
 _KANA_OF_A_SENTENCE = re.compile(r"[\u3041-\u3096。!?！？…]")
+_KANA_NOUN = re.compile(r"おすすめ|お得|お試し")
+_LETTER = re.compile(r"[^\W_]")
 _NOTE_YEAR = re.compile(r"※.{0,40}")
 _YEAR = re.compile(r"(?<!\d)20\d\d")
 
@@ -63,16 +66,18 @@ def yahoo_brackets(text: str, settings: dict, year: int) -> Spans:
 def unmatched_bracket(text: str, settings: dict, year: int) -> Spans:
     """The first bracket without a partner; the width of the two does not matter, nor faces, nor the 1) of a list."""
     for start, end in _lone_brackets(text, _folded_bracket):
-        if not (text[start] in ")）" and _LONE_CLOSING.search(text[max(0, start - 4) : start])):
+        lead = text[max(0, start - 4) : start]
+        if not (text[start] in ")）" and _LONE_CLOSING.search(lead)) and not (text[start] == "＞" and _ARROW.search(lead)):
             yield start, end
             return
 
 
 def keyword_list(text: str, settings: dict, year: int) -> Spans:
     """The whole text, where it is at least `words` words side by side and no sentence: no hiragana, no mark at an end."""
-    if len(text) <= 200 and not _KANA_OF_A_SENTENCE.search(text):
-        words = [word for word in _SEPARATORS.split(text) if word]
-        if len(words) >= settings["words"] and any(not word.isascii() for word in words):
+    if len(text) <= 200 and not _KANA_OF_A_SENTENCE.search(_KANA_NOUN.sub("", text)):
+        words = [word for word in _SEPARATORS.split(text) if _LETTER.search(word)]
+        long = [word for word in words if len(word) > 1]
+        if len(words) >= settings["words"] and 2 * len(long) > len(words) and any(not word.isascii() for word in words):
             yield 0, len(text)
 
 
