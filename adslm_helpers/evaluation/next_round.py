@@ -53,8 +53,8 @@ class NextRound:
         left_ja = "・".join(f"{REASONS[reason][0]} {n}" for reason, n in left.items()) or "なし"
         left_en = ", ".join(f"{REASONS[reason][1]} {n}" for reason, n in left.items()) or "none"
         n, p = self.rated_prompts, self.untouched
-        few_ja, few_en = (f"（{FEW_DECIDED} 種類未満では何も言えません）", f" (fewer than {FEW_DECIDED} say nothing)")
-        few_ja, few_en = (few_ja, few_en) if p < FEW_DECIDED else ("", "")
+        few_ja = f"（{FEW_DECIDED} 種類未満では何も言えません）" if p < FEW_DECIDED else ""
+        few_en = f" (fewer than {FEW_DECIDED} say nothing)" if p < FEW_DECIDED else ""
         return [
             f"評価した {self.counts['rated']} 件から {self.counts['pairs']} 対（除いた: {left_ja}）"
             + (f"、前回の学習用 {self.previous} 対" if self.previous else ""),
