@@ -82,7 +82,7 @@ def rating_items(run: Run, n: int = 50, seed: int = 0, rater: str = "team") -> R
     knows without comparisons.jsonl. Raises RunError unless the evaluation is done.
     """
     if n < 1:
-        raise RunError(f"件数 {n} は 1 以上にしてください。", f"The number of items is {n}. -> Ask for 1 or more.")
+        raise RunError(f"件数が {n} です。→ 1 以上にしてください。", f"The number of items is {n}. -> Ask for 1 or more.")
     run.require("evaluation")
     rows = load_comparisons(run)
     key = side_key(rows, rater)

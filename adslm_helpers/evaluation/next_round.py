@@ -11,10 +11,11 @@ from typing import Any
 from ..dataset.build import load_split
 from ..dataset.split import prompt_key
 from ..errors import DataError
+from ..recipe import load_recipe, recipe_from_dict
 from ..run import Run, write_jsonl
 from ..run_names import checked_name
 from .agreement import prob_majority
-from .rating_result import majority
+from .rating_result import FEW_DECIDED, majority
 from .ratings import Ratings, Vote, load_ratings
 
 REASONS = {
@@ -30,6 +31,7 @@ class NextRound:
     """The file of the next round: `path`, for `adslm dataset`; `counts`: 'rated' items == 'pairs' + those of REASONS.
 
     `previous`: pairs of this run's training side in the file; `untouched`: held-out prompts of this run that nobody rated.
+    `command`: what reads the file, with this run's recipe.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class NextRound:
     previous: int
     rated_prompts: int
     untouched: int
+    command: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -50,17 +53,19 @@ class NextRound:
         left_ja = "・".join(f"{REASONS[reason][0]} {n}" for reason, n in left.items()) or "なし"
         left_en = ", ".join(f"{REASONS[reason][1]} {n}" for reason, n in left.items()) or "none"
         n, p = self.rated_prompts, self.untouched
+        few_ja = f"（{FEW_DECIDED} 種類未満では何も言えません）" if p < FEW_DECIDED else ""
+        few_en = f" (fewer than {FEW_DECIDED} say nothing)" if p < FEW_DECIDED else ""
         return [
             f"評価した {self.counts['rated']} 件から {self.counts['pairs']} 対（除いた: {left_ja}）"
             + (f"、前回の学習用 {self.previous} 対" if self.previous else ""),
             f"{self.counts['pairs']} pairs from {self.counts['rated']} rated items (left out: {left_en})"
             + (f", and {self.previous} pairs of the training side before" if self.previous else ""),
             f"ファイル / file: {self.path}",
-            f"次のコマンド / next: adslm dataset {shlex.quote(str(self.path))} --run {self.name}",
+            f"次のコマンド / next: {shlex.join(self.command)}",
             f"注意: この {n} 種類の依頼は、ここから先は学習用です。これらで {self.run} と {self.name} を比べた数字は信用できません。"
-            f"{self.run} の検証用で誰も評価していない依頼が {p} 種類残っています。比べるときはそれだけを使ってください。",
+            f"{self.run} の検証用で誰も評価していない依頼が {p} 種類残っています。比べるときはそれだけを使ってください{few_ja}。",
             f"Warning: these {n} briefs are for training from now on. No number measured on them compares {self.run} with {self.name} "
-            f"honestly. {p} held-out briefs of {self.run} were rated by nobody: compare on those alone.",
+            f"honestly. {p} held-out briefs of {self.run} were rated by nobody: compare on those alone{few_en}.",
         ]
 
 
@@ -103,7 +108,8 @@ def write_next_round(run: Run, name: str, with_previous: bool = False) -> NextRo
         )
     untouched = {prompt_key(row["prompt"]) for row in untouched_rows(run)}
     path = write_jsonl(run.evaluation / "next_round" / f"{name}.jsonl", [*previous, *rows])
-    return NextRound(path, run.name, name, counts, len(previous), len(rated), len(untouched))
+    command = ["adslm", "dataset", str(path), "--run", name, *_options(run)]
+    return NextRound(path, run.name, name, counts, len(previous), len(rated), len(untouched), command)
 
 
 def untouched_rows(run: Run) -> list[dict]:
@@ -125,6 +131,22 @@ def _pairs(ratings: Ratings, run: str) -> tuple[list[dict], dict[str, int]]:
         rows += [row] if row else []
     assert counts["rated"] == len(rows) + sum(counts[reason] for reason in REASONS)
     return rows, {key: counts[key] for key in ("rated", "pairs", *REASONS)}
+
+
+def _options(run: Run) -> list[str]:
+    """What has `adslm dataset` use this run's recipe: its preset, its model and what else it changed."""
+    noted = run.manifest().get("recipe")
+    if not noted:
+        return []
+    recipe = recipe_from_dict(noted)
+    plain = load_recipe(recipe.preset)
+    options = ["--preset", recipe.preset]
+    if recipe.models[0] != plain.models[0]:
+        options += ["--model", recipe.models[0]]
+    for key, value in recipe.to_dict().items():
+        if isinstance(value, str | int | float) and value != getattr(plain, key):
+            options += ["--set", f"{key}={value}"]
+    return options
 
 
 def _pair(compared: dict, votes: list[Vote], run: str) -> tuple[str, dict | None]:

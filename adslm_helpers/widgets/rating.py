@@ -91,6 +91,8 @@ class RatingForm:
     def lines(self) -> list[str]:
         """How to rate without a front end."""
         run, rater = self.run.name, self.rater
+        if not self.items:
+            return _nothing(self.left_out)
         return [
             f"{run}: {rater} の評価 {len(self.choices)} / {len(self.items)} 件。ここでは画面を出せないので、CSV で評価します。",
             f"{run}: {rater} has rated {len(self.choices)} of {len(self.items)}. No form can be shown here; a CSV sheet does the same:",

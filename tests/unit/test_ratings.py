@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from adslm_helpers.cli import build_parser
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
 from adslm_helpers.errors import DataError, RunError
@@ -19,6 +20,7 @@ from adslm_helpers.evaluation.next_round import ratings_to_pairs, untouched_rows
 from adslm_helpers.evaluation.rating_result import majority, rating_summary
 from adslm_helpers.evaluation.rating_sheet import export_csv, import_csv, read_choice
 from adslm_helpers.evaluation.ratings import Vote, choices_of, load_ratings, save_rating, save_ratings
+from adslm_helpers.recipe import load_recipe, parse_overrides
 from adslm_helpers.run import Run, read_jsonl, write_jsonl
 
 
@@ -438,6 +440,15 @@ def test_the_file_of_the_next_round_is_read_without_a_word():
     result = validate(read_rows(following.path))
     assert len(result.pairs) == following.counts["pairs"] == 30 and not result.dropped and not result.notes
     assert Counter(row["rated"] for row in result.pairs) == {True: 30}
+
+
+def test_the_command_repeats_the_recipe_of_the_run():
+    run = rated_run()
+    vote_all(run, "tuned")
+    recipe = load_recipe("cpu", "org/model", beta=0.3, gradient_checkpointing=True)
+    run.update(recipe=recipe.to_dict())
+    arguments = build_parser().parse_args(write_next_round(run, "summer").command[1:])
+    assert load_recipe(arguments.preset, arguments.model, **parse_overrides(arguments.set)) == recipe
 
 
 def test_held_out_prompts_that_nobody_rated_stay_held_out():

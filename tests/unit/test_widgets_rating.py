@@ -156,7 +156,9 @@ def test_the_button_writes_the_pairs_and_names_the_command():
 
 
 def test_nothing_to_rate_is_said():
+    """After a training that changed nothing (the smoke preset) every pair of texts is the same."""
     form = built(rated_run(tuned="同じ", base="同じ"))
+    assert "4 comparisons" in form.lines()[1]
     assert form.item is None and "4 comparisons" in form.result.value
     form.buttons["a"].click()
     assert not (form.run.evaluation / "ratings").exists()
