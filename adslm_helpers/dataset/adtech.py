@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from ..data_files import read_yaml
+from ..text.brief import prompt_text
 
 
 def adtech_pairs() -> list[dict]:
@@ -17,6 +20,16 @@ def adtech_pairs() -> list[dict]:
 def adtech_questions() -> list[dict]:
     """The ten questions that are asked before and after, as rows like those of `adtech_pairs`: no model was trained on them."""
     return [_row(pair) for pair in read_yaml("adtech_qa.yaml")["pairs"] if pair.get("asked")]
+
+
+def adtech_keywords(prompt: str | list[dict]) -> list[list[str]] | None:
+    """The rubric of a question of this set; None for any other prompt. A row on disk has lost its own: `validate` keeps plain values only."""
+    return _keywords().get(prompt_text(prompt))
+
+
+@cache
+def _keywords() -> dict[str, list[list[str]]]:
+    return {pair["question"]: pair["keywords"] for pair in read_yaml("adtech_qa.yaml")["pairs"]}
 
 
 def _row(pair: dict) -> dict:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from ..foreign_text import harmless
+from .audit import Audit
+from .audit_finding import Finding
+from .repair import Repair
 from .rows import Problem
-from .statistics import Finding
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
@@ -28,24 +30,35 @@ REASONS = {
     "nul_character": ("NUL 文字", "NUL character"),
     "duplicate": ("重複", "duplicate"),
 }
-_SEVERITY = {"error": ("要対処", "ERROR"), "warn": ("注意", "WARN"), "info": ("参考", "INFO")}
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """The result of `build_dataset`: rows_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval']."""
+    """The result of `build_dataset`: pairs_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval'].
+
+    `rows_in`: rows of the source; `pairs_in` is more only where every pair of a row with several answers was asked for. `understood`: what
+    was understood of the source, in words; `facts`: the same for programs.
+    """
 
     run: str
     source: str
+    understood: list[str]
+    facts: dict
     rows_in: int
+    pairs_in: int
     kept: int
     dropped: dict[str, int]
     notes: dict[str, int]
     problems: list[Problem]
+    repair: Repair | None
     statistics: dict
-    findings: list[Finding]
+    audit: Audit
     split: dict
     sha256: dict[str, str]
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.audit.findings
 
     def to_dict(self) -> dict:
         """Plain JSON values, as report.json holds them."""
@@ -53,15 +66,15 @@ class DatasetReport:
             {"code": problem.code, "source": problem.place.short, "ja": problem.line_ja, "en": problem.line_en}
             for problem in self.problems
         ]
-        return {**asdict(self), "problems": problems, "findings": [finding.to_dict() for finding in self.findings]}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        mended = self.repair.to_dict() if self.repair else None
+        return {**plain, "problems": problems, "repair": mended, "audit": self.audit.to_dict()}
 
     def lines(self) -> list[str]:
         """The summary, each line in Japanese, then in English."""
         pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5])]
-        for finding in self.findings:
-            ja, en = _SEVERITY[finding.severity]
-            pairs.append((f"[{ja}] {finding.ja}", f"[{en}] {finding.en}"))
-        return [harmless(line) for pair in pairs for line in pair]
+        lines = [harmless(line) for line in self.understood] + [harmless(line) for pair in pairs for line in pair]
+        return [*lines, *(self.repair.lines() if self.repair else []), *self.audit.lines()]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
@@ -90,15 +103,12 @@ class DatasetReport:
 
     def _repr_html_(self) -> str:
         """The same for a notebook; every text is escaped, for it may come from the user's data."""
-        counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in self._counts())
-        findings = "".join(
-            f"<tr><td><b>{_both(*_SEVERITY[finding.severity])}</b></td>"
-            f"<td style='text-align:left'>{_both(finding.ja, finding.en)}</td></tr>"
-            for finding in self.findings
-        )
+        understood = zip(self.understood[::2], self.understood[1::2], strict=False)
+        counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in [*understood, *self._counts()])
         problems = "".join(f"<li>{_both(problem.line_ja, problem.line_en)}</li>" for problem in self.problems)
         listing = f"<details><summary>除外した行の例 / Dropped rows</summary><ul>{problems}</ul></details>" if problems else ""
-        return f"<div>{counts}<table>{findings}</table>{listing}</div>"
+        mended = self.repair._repr_html_() if self.repair else ""
+        return f"<div>{counts}{listing}{mended}{self.audit._repr_html_()}</div>"
 
 
 _ASCII = str.maketrans({"（": " (", "）": ")"})

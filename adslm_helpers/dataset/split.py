@@ -1,20 +1,95 @@
-"""Training and held-out rows, with each prompt on one side only."""
+"""Training and held-out rows, with each prompt on one side only, and each answer too where the data allow it."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass, field
 
 from ..errors import DataError
 from ..text.brief import whole_prompt
+from .near_duplicates import near_key
 
+FEW_GROUPS = 20
+"""Held-out groups (prompts that share nothing) below which no held-out number is promised."""
 _OVERSHOOT = 1.15  # the held-out side may exceed its share by so much, rather than miss it by more
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two sides of a set of rows, both in its order. `by`: 'prompt and answer', or 'prompt' where answers tie too much together.
+
+    `groups`: how many groups of what `by` says each side holds ('train', 'eval'). `trustworthy`: at least FEW_GROUPS of them are held out.
+    """
+
+    train: list[dict]
+    eval: list[dict]
+    by: str
+    groups: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def trustworthy(self) -> bool:
+        return self.groups["eval"] >= FEW_GROUPS
+
+    @property
+    def statement_ja(self) -> str:
+        if self.by == "prompt":
+            return (
+                "学習側と評価側の両方にあるプロンプトは 0 件です。同じ応答文が多くのプロンプトをつないでいるため、"
+                "応答文まで分けることはできませんでした。"
+            )
+        return "学習側と評価側の両方にあるプロンプトも応答文も 0 件です。"
+
+    @property
+    def statement_en(self) -> str:
+        if self.by == "prompt":
+            return "No prompt stands on both sides. Answers could not be kept apart: the same ones join too many prompts."
+        return "No prompt and no answer stands on both sides."
+
+    def to_dict(self) -> dict:
+        """What report.json says of it beyond the counts of rows."""
+        return {
+            "grouped_by": self.by,
+            **{f"{side}_groups": number for side, number in self.groups.items()},
+            "trustworthy": self.trustworthy,
+            "statement_ja": self.statement_ja,
+            "statement_en": self.statement_en,
+        }
 
 
 def prompt_key(prompt: str | list[dict]) -> str:
     """What two prompts have in common that differ only in width (NFKC) and white space."""
     return " ".join(unicodedata.normalize("NFKC", whole_prompt(prompt)).split())
+
+
+def split_pairs(rows: list[dict], eval_fraction: float, seed: int) -> Split:
+    """Holds out whole groups of rows that share a prompt or an answer (but for width, case, spaces and marks), else whole prompts.
+
+    Prompts alone are the groups where the shared answers would leave fewer than FEW_GROUPS groups to hold out although the prompts give
+    more, or would miss half the share. Raises DataError for fewer than two distinct prompts.
+    """
+    prompts = [near_key(row["prompt"], mask_digits=False) for row in rows]
+    _require_two(rows, prompts)
+    joined = joined_groups(rows, prompts)
+    best = None
+    for by, keys in (("prompt and answer", joined), ("prompt", prompts)):
+        sizes = Counter(keys)
+        if len(sizes) < 2:
+            continue
+        held_out = _held_out(sizes, eval_fraction * len(rows), seed)
+        share = sum(sizes[key] for key in held_out) / (eval_fraction * len(rows))
+        groups = {"train": len(sizes) - len(held_out), "eval": len(held_out)}
+        found = Split(*_sides(rows, keys, held_out), by=by, groups=groups)
+        if best is None:
+            best = found
+            if found.trustworthy and share >= 0.5:
+                return found
+            small = share < 0.5
+        elif small or found.groups["eval"] > best.groups["eval"]:
+            best = found
+    assert best is not None
+    return best
 
 
 def split_by_prompt(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
@@ -25,15 +100,45 @@ def split_by_prompt(rows: list[dict], eval_fraction: float, seed: int) -> tuple[
     """
     assert 0 < eval_fraction < 1, eval_fraction
     keys = [prompt_key(row["prompt"]) for row in rows]
-    sizes = Counter(keys)
-    if len(sizes) < 2:
+    _require_two(rows, keys)
+    return _sides(rows, keys, _held_out(Counter(keys), eval_fraction * len(rows), seed))
+
+
+def joined_groups(rows: list[dict], prompts: list[str]) -> list[str]:
+    """For each row the name of its group: rows that share a prompt (its key in `prompts`) or an answer are in one (union-find)."""
+    parent = list(range(len(rows)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    first: dict[tuple[str, str], int] = {}
+    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        answers = (("answer", near_key(row[side], mask_digits=False)) for side in ("chosen", "rejected"))
+        for key in (("prompt", prompt), *answers):
+            one, other = root(first.setdefault(key, number)), root(number)
+            parent[max(one, other)] = min(one, other)
+    # The name must not depend on the order of the rows, for the seed decides by it.
+    names: dict[int, str] = {}
+    for number, prompt in enumerate(prompts):
+        group = root(number)
+        names[group] = min(names.get(group, prompt), prompt)
+    return [names[root(number)] for number in range(len(rows))]
+
+
+def _require_two(rows: list[dict], keys: list[str]) -> None:
+    if (number := len(set(keys))) < 2:
         raise DataError(
-            f"プロンプトが {len(sizes)} 種類しかないため、評価用に取り分けられません（同じプロンプトは片側だけに置きます）。"
+            f"プロンプトが {number} 種類しかないため、評価用に取り分けられません（同じプロンプトは片側だけに置きます）。"
             "→ 別のプロンプト（商品・対象・訴求の違う依頼）の行を足してください。",
-            f"Only {len(sizes)} distinct prompt(s): nothing can be held out, for a prompt stands on one side only. "
+            f"Only {number} distinct prompt(s): nothing can be held out, for a prompt stands on one side only. "
             "-> Add rows with other prompts (another product, audience or selling point).",
         )
-    held_out = _held_out(sizes, eval_fraction * len(rows), seed)
+
+
+def _sides(rows: list[dict], keys: list[str], held_out: set[str]) -> tuple[list[dict], list[dict]]:
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
     held = [row for row, key in zip(rows, keys, strict=True) if key in held_out]
     assert train and held and len(train) + len(held) == len(rows)

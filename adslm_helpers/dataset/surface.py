@@ -36,6 +36,8 @@ class Rule:
     name_ja: str
     accuracy: float
     side: str
+    kind: str = "whole"
+    """'whole' (length, a share of the text), 'ending', 'character' or 'pair' (of characters)."""
 
 
 def surface_rules(rows: list[dict], least: float = 0.55) -> list[Rule]:
@@ -55,8 +57,8 @@ def surface_rules(rows: list[dict], least: float = 0.55) -> list[Rule]:
             if left != right:
                 balance[key] += 1 if left > right else -1
     rules = [(0.5 + abs(count) / (2 * len(rows)), key, "chosen" if count > 0 else "rejected") for key, count in balance.items()]
-    rules.sort(key=lambda rule: (-rule[0], rule[1] not in _NAMES, len(rule[1]), rule[1]))
-    return [Rule(*_worded(key)[::-1], round(accuracy, 4), side) for accuracy, key, side in rules if accuracy >= least]
+    rules.sort(key=lambda rule: (-rule[0], rule[1] not in _NAMES, len(rule[1]), rule[2], rule[1]))
+    return [Rule(*_worded(key)[::-1], round(accuracy, 4), side, _sort(key)) for accuracy, key, side in rules if accuracy >= least]
 
 
 def _common_bigrams(rows: list[dict]) -> set[str]:
@@ -100,6 +102,12 @@ def _kind(character: str) -> str:
         if mark in name:
             return kind
     return "other"
+
+
+def _sort(key: str) -> str:
+    if key in _NAMES:
+        return "whole"
+    return {1: "character", 2: "pair"}.get(len(key), "ending")
 
 
 def _worded(key: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.build import load_split
+from ..errors import RunError
 from ..figure_style import to_png
 from ..models.tuned import load_tuned
 from ..plots import margin_histogram, rubric_bars, training_curves, win_tie_loss
@@ -21,6 +22,7 @@ from .candidates import OWN, Candidate, find_candidates, load_candidates
 from .compare import compare_texts, comparison_metrics, heldout_prompts
 from .heldout import score_heldout
 from .measure import Measured, measure, over_run, work
+from .rating_result import rating_summary
 from .report import render_report
 from .summary import summary_table
 from .verdict import Verdict, verdict
@@ -78,8 +80,7 @@ def evaluate(run: Run, others: Sequence[str] = ()) -> Evaluation:
             write_bytes(run.evaluation / "figures" / f"{name}.png", png)
         write_jsonl(run.evaluation / "comparisons.jsonl", own.comparisons)
         write_json(run.evaluation / "metrics.json", metrics)
-        page = render_report(run, recipe, metrics, own.comparisons, figures)
-        report = write_text(run.evaluation / "report.html", page)
+        report = _write_report(run, metrics, own.comparisons, figures)
         notes |= {"verdict": judged.code}
     return Evaluation(metrics, own.comparisons, judged, report)
 
@@ -102,11 +103,34 @@ def _held_against(
         yield {**place, **metrics}
 
 
+def refresh_report(run: Run) -> Path:
+    """Writes the report of a finished evaluation again, with what the team has rated since."""
+    evaluation = load_evaluation(run)
+    figures = {path.stem: path.read_bytes() for path in sorted((run.evaluation / "figures").glob("*.png"))}
+    return _write_report(run, evaluation.metrics, evaluation.comparisons, figures)
+
+
+def _write_report(run: Run, metrics: dict[str, Any], comparisons: list[dict], figures: dict[str, bytes]) -> Path:
+    recipe = recipe_from_dict(read_json(run.training / "recipe.json"))
+    page = render_report(run, recipe, metrics, comparisons, figures, _ratings(run))
+    return write_text(run.evaluation / "report.html", page)
+
+
+def _ratings(run: Run) -> dict[str, Any] | None:
+    """What the team has rated, for the page; a file of ratings that is broken is said there, and costs no evaluation."""
+    try:
+        summary = rating_summary(run)
+    except RunError as error:
+        return {"ja": error.ja, "en": error.en, "warnings": []}
+    return summary.to_dict() if summary.votes else None
+
+
 def audited(run: Run) -> dict[str, Any]:
     """What the dataset's report says of its held-out side: n_heldout_groups and heldout_trustworthy; None where it says nothing."""
-    report = object_in(run.dataset / "report.json")
-    audit = report.get("audit") if isinstance(report.get("audit"), dict) else {}
-    groups, trusted = (audit.get(key, report.get(key)) for key in ("heldout_groups", "trustworthy"))
+    audit = object_in(run.dataset / "report.json").get("audit")
+    audit = audit if isinstance(audit, dict) else {}
+    counts = audit.get("counts") if isinstance(audit.get("counts"), dict) else {}
+    groups, trusted = counts.get("eval_groups"), audit.get("trustworthy")
     return {
         "n_heldout_groups": groups if isinstance(groups, int) and not isinstance(groups, bool) else None,
         "heldout_trustworthy": trusted if isinstance(trusted, bool) else None,

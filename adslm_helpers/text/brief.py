@@ -22,9 +22,15 @@ _AUDIENCE = (
 _APPEAL = (
     re.compile(r"訴求(?:点|ポイント)?は?(?:\s*[：:])?\s*「(?P<appeal>[^「」\n]+)」"),
     re.compile(r"訴求(?:点|ポイント)?\s*[：:][^\S\n]*(?P<appeal>[^「」\s、。][^「」\n、。]*)"),
-    re.compile(r"「(?P<appeal>[^「」\n]+)」を(?:入れ|含め|使)"),
+    re.compile(r"「(?P<appeal>[^「」\n]+)」を(?:入れ(?!ず|ない)|含め(?!ず|ない)|使(?!わ|用し?な|用せ|用禁))"),
 )
 _CHANNEL = (re.compile(r"媒体\s*[：:][^\S\n]*(?P<channel>[^\s（(、。][^\n（(、。]*)"), re.compile(rf"(?P<channel>{CHANNELS})"))
+# 「A」「B」を使って, 「A」と「B」は使わずに, 「A」という言葉を避けて
+_QUOTED = re.compile(
+    r"(?P<words>(?:「[^「」\n]{1,60}」[、と・や]?){1,8})(?:などの?|という)?(?:言葉|語句|語|単語|表現|文言|キーワード)?[をはも]?(?:必ず|絶対に?)?"
+    r"(?:(?P<forbid>使わ|使用し?な|使用せ|使用禁|入れず|入れない|含めず|含めない|含ま|避け|禁止|なし)|(?P<ask>使|入れ|含め))"
+)
+_WORD = re.compile(r"「([^「」\n]+)」")
 # From the first digit on and up to a million: else a text of digits alone takes hours, or ends in a number that Python refuses to read.
 _NUMBER = r"(?<!\d)(\d{1,6})"
 _MAX = re.compile(rf"{_NUMBER}\s*(?:文字|字)\s*(?:以内|以下|まで)")
@@ -42,6 +48,10 @@ class Brief:
     channel: str | None = None
     min_chars: int | None = None
     max_chars: int | None = None
+    required: tuple[str, ...] = ()
+    """Words that the text shall hold, the selling point left out."""
+    forbidden: tuple[str, ...] = ()
+    """Words that it shall not hold."""
 
     def length_fits(self, text: str) -> bool | None:
         """Whether `text` keeps the stated limits, counted in characters; None where none is stated."""
@@ -50,18 +60,34 @@ class Brief:
         length = len(unicodedata.normalize("NFC", text.strip()))
         return (self.min_chars or 0) <= length <= (self.max_chars or length)
 
+    def kept(self, text: str) -> dict[str, bool]:
+        """Whether `text` keeps each thing that is asked: 'length', 'product', 'appeal', 'required', 'forbidden'; no more than those."""
+        plain = unicodedata.normalize("NFKC", text)
+        holds = lambda words: unicodedata.normalize("NFKC", words) in plain  # noqa: E731
+        length = self.length_fits(text)
+        kept = {} if length is None else {"length": length}
+        kept |= {name: holds(words) for name in ("product", "appeal") if (words := getattr(self, name))}
+        kept |= {"required": all(map(holds, self.required))} if self.required else {}
+        return kept | ({"forbidden": not any(map(holds, self.forbidden))} if self.forbidden else {})
+
 
 def parse_brief(prompt: str | list[dict]) -> Brief:
     """Reads product, audience, selling point, channel and limits from a prompt (of messages: the last one of the user)."""
     text = prompt_text(prompt)
     low, high = _limits(text)
+    appeal = _first(_APPEAL, "appeal", text)
+    asked: dict[str, list[str]] = {"ask": [], "forbid": []}
+    for found in _QUOTED.finditer(text):
+        asked["forbid" if found["forbid"] else "ask"] += _WORD.findall(found["words"])
     return Brief(
         product=_first(_PRODUCT, "product", text),
         audience=_first(_AUDIENCE, "audience", text),
-        appeal=_first(_APPEAL, "appeal", text),
+        appeal=appeal,
         channel=_first(_CHANNEL, "channel", text),
         min_chars=low,
         max_chars=high,
+        required=tuple(word for word in asked["ask"] if word != appeal),
+        forbidden=tuple(asked["forbid"]),
     )
 
 

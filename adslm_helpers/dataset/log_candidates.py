@@ -1,0 +1,39 @@
+"""Which texts of a key are compared: all pairs of a small key, the best with the worst of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+_SMALL = 32  # up to so many texts every pair of a key is compared: at most 496
+_BATCH = 1 << 20  # pairs at once
+
+
+def candidate_pairs(sizes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (better, worse), which index arms that stand key by key, the highest posterior mean of each key first.
+
+    `sizes` (keys,) is the number of arms of each key. A key with more than 32 texts gives 32 pairs for each two texts, not all:
+    those whose ranks mirror each other, nearly (the best with the worst, and so on), where a difference is surest. So the number of
+    pairs grows with the number of texts, not with its square.
+    """
+    starts = np.cumsum(sizes) - sizes
+    for size in np.unique(sizes[sizes > 1]):
+        first, second = _ranks(int(size))
+        keys = starts[sizes == size]
+        many = max(1, _BATCH // len(first))
+        for part in range(0, len(keys), many):
+            base = keys[part : part + many, None]
+            yield from _cut((base + first).ravel(), (base + second).ravel())
+
+
+def _ranks(size: int) -> tuple[np.ndarray, np.ndarray]:
+    if size <= _SMALL:
+        return np.triu_indices(size, 1)
+    pairs = [(first := np.arange((size - shift) // 2), size - 1 - shift - first) for shift in range(_SMALL)]
+    return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
+
+
+def _cut(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(first), _BATCH):
+        yield first[start : start + _BATCH], second[start : start + _BATCH]
