@@ -61,11 +61,11 @@ def evaluate(run: Run, others: Sequence[str] = ()) -> Evaluation:
     run.require("training")
     recipe = recipe_from_dict(read_json(run.training / "recipe.json"))
     candidates = find_candidates(run, others)
+    rows, training = load_split(run, "eval"), load_split(run, "train")
+    loaded = load_tuned(run)
+    load_candidates(loaded.model, candidates)  # what does not fit leaves an evaluation that was done as it is
     with run.step("evaluation") as notes:
-        rows, training = load_split(run, "eval"), load_split(run, "train")
         asked = heldout_prompts(rows, recipe)
-        loaded = load_tuned(run)
-        load_candidates(loaded.model, candidates)
         facts = {"model": loaded.name, "synthetic_data": _synthetic(rows), **audited(run)}
         with _progress(work(rows, asked, recipe, len(candidates))) as advance:
 

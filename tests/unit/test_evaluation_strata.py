@@ -34,7 +34,7 @@ def test_a_model_that_learnt_the_rule_is_right_only_where_the_rule_is():
     pairs = [(f"{a}の靴{'！' if n % 5 else ''}", f"{letters[n - 1]}の靴{'' if n % 5 else '！'}") for n, a in enumerate(letters)]
     margins = [1.0 if n % 5 else -1.0 for n in range(len(pairs))]
     shortcut = strata_metrics(heldout(pairs, margins))["shortcut"]
-    assert shortcut["accuracy"] == 0.8
+    assert shortcut["accuracy"] == 0.8  # by the ！ itself or by what follows from it, the share of other characters
     assert (shortcut["in_line"]["n"], shortcut["in_line"]["accuracy"]) == (20, 1.0)
     assert (shortcut["against"]["n"], shortcut["against"]["accuracy"]) == (5, 0.0)
 
