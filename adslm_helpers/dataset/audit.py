@@ -111,7 +111,8 @@ def audit(
     """Looks for what spoils training on `rows` (of `validate`): shortcuts, copies, disobedience, leaks, rule breaches, broken text.
 
     `split`: how the rows are divided; without one `split_pairs` is tried. `dropped_duplicates` counts exact copies that are no longer in
-    `rows`. `tokenizer`: compares lengths in tokens too. `breaches(text)`: what a text breaks of the ad rules; none are looked for without.
+    `rows`. `tokenizer`: compares lengths in tokens too. `breaches(text)`: what a text breaks of the ad rules, in place of `find_breaches`
+    with the prompt as its brief (for another platform, or for none: `lambda text: []`).
     `say` hears what is being done, where that takes long. Raises DataError for no rows.
     """
     if not rows:
@@ -123,9 +124,8 @@ def audit(
         ("依頼の指定", "obedience", lambda: find_disobedience(rows)),
         ("重複と矛盾", "copies and contradictions", lambda: [find_duplicates(rows, dropped_duplicates), find_near_duplicates(rows), *find_contradictions(rows)]),
         ("文字・言語・壊れた文", "characters, language, broken texts", lambda: [*find_character_faults(rows), *find_broken_texts(rows)]),
+        ("広告の規則", "ad rules", lambda: [find_breaking_texts(rows, breaches)]),
     ]  # fmt: skip
-    if breaches:
-        stages.append(("広告の規則", "ad rules", lambda: [find_breaking_texts(rows, breaches)]))
     split = split or _tried_split(rows)
     if split:
         stages.append(
