@@ -71,15 +71,10 @@ def _disobeyed(code: str, rows: Sequence[dict], found: list[tuple]) -> Finding |
 
 def find_character_faults(rows: Sequence[dict]) -> list[Finding | None]:
     """Mojibake (and lost characters); width and invisible characters. Every text is looked at."""
-    known: dict[str, list[str]] = {}
     hits: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, row in enumerate(rows):
         for side in ("prompt", "chosen", "rejected"):
-            text = whole_prompt(row[side])
-            faults = known.get(text)
-            if faults is None:
-                faults = known[text] = character_faults(text)
-            for fault in faults:
+            for fault in character_faults(whole_prompt(row[side])):
                 hits[fault].append((number, side))
     return [
         _characters("mojibake", rows, hits, ("mojibake", "replacement"), (0.05, 0.0)),
