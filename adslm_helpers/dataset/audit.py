@@ -12,13 +12,12 @@ from ..foreign_text import harmless
 from .audit_counts import find_contradictions, find_duplicates, find_few_answers, find_few_prompts, find_near_duplicates
 from .audit_finding import Finding, by_severity, findings_html
 from .audit_shortcuts import find_length_imbalance, find_prompt_blind, find_surface_rule
-from .audit_split import Sides, answers_shared, find_few_groups, find_leaks, held_out_groups
+from .audit_split import UNTRUSTED, Sides, find_few_groups, find_leaks, held_out_groups
 from .audit_texts import find_breaking_texts, find_broken_texts, find_character_faults, find_disobedience
 from .split import FEW_GROUPS, Split, prompt_key, split_pairs
 
 _FRACTION, _SEED = 0.15, 42  # of the split that is tried where none is given: the recipe's defaults
 _SLOW = 5_000  # rows, from which on the stages are announced
-_MOST_SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ def audit(
     """Looks for what spoils training on `rows` (of `validate`): shortcuts, copies, disobedience, leaks, rule breaches, broken text.
 
     `split`: how the rows are divided; without one `split_pairs` is tried. `dropped_duplicates` counts exact copies that are no longer in
-    `rows`. `tokenizer`: compares lengths in tokens too. `breaches(text)`: what a text breaks of the ad rules; none are looked for without.
+    `rows`. `tokenizer`: compares lengths in tokens too. `breaches(text)`: what a text breaks of the ad rules, in place of `find_breaches`
+    with the prompt as its brief (for another platform, or for none: `lambda text: []`).
     `say` hears what is being done, where that takes long. Raises DataError for no rows.
     """
     if not rows:
@@ -123,9 +123,8 @@ def audit(
         ("依頼の指定", "obedience", lambda: find_disobedience(rows)),
         ("重複と矛盾", "copies and contradictions", lambda: [find_duplicates(rows, dropped_duplicates), find_near_duplicates(rows), *find_contradictions(rows)]),
         ("文字・言語・壊れた文", "characters, language, broken texts", lambda: [*find_character_faults(rows), *find_broken_texts(rows)]),
+        ("広告の規則", "ad rules", lambda: [find_breaking_texts(rows, breaches)]),
     ]  # fmt: skip
-    if breaches:
-        stages.append(("広告の規則", "ad rules", lambda: [find_breaking_texts(rows, breaches)]))
     split = split or _tried_split(rows)
     if split:
         stages.append(
@@ -137,7 +136,8 @@ def audit(
         found += look()
     findings = by_severity(found)
     groups = held_out_groups(split) if split else 0
-    trustworthy = groups >= FEW_GROUPS and answers_shared(split) < _MOST_SHARED
+    shared = next((finding.number for finding in findings if finding.code == "answers_on_both_sides"), 0.0)
+    trustworthy = groups >= FEW_GROUPS and shared < UNTRUSTED
     return Audit(findings, _counts(rows, findings, groups), trustworthy)
 
 

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .audit_finding import EXAMPLES, Finding, examples_of, place_of, quoted
+from .audit_shortcuts import sample
 from .audit_words import finding
 from .near_duplicates import LIKE, alike_texts, near_key
 from .split import FEW_GROUPS, Split, joined_groups, prompt_key
 
+SIDES = ("chosen", "rejected")
+MOST_HELD = 5_000
+"""Held-out rows that are compared with the training side for likeness: a share is then known to within 1.4 points."""
 Sides = tuple[Sequence[dict], Sequence[dict]]
 _MANY_ROWS = 100  # so many held-out rows look like evidence; fewer do not
-_UNTRUSTED = 0.5  # share of the held-out rows with a known answer, from which on the groups are not independent
+UNTRUSTED = 0.5  # share of the held-out rows with a known answer, from which on the groups are not independent
 
 
 def held_out_groups(split: Split | Sides) -> int:
@@ -41,20 +45,10 @@ def find_leaks(split: Split | Sides) -> list[Finding | None]:
     train, held = _sides(split)
     known = {near_key(row["prompt"], mask_digits=False) for row in train}
     prompts = [n for n, row in enumerate(held) if near_key(row["prompt"], mask_digits=False) in known]
-    answers = {near_key(row[side]) for row in train for side in ("chosen", "rejected")}
-    keys = [{side: near_key(row[side]) for side in ("chosen", "rejected")} for row in held]
-    same = [n for n, key in enumerate(keys) if answers & set(key.values())]
-    others = [n for n in range(len(held)) if n not in set(same)]
-    alike = alike_texts([key for n in others for key in keys[n].values()], list(answers))
-    near = [(n, side) for n in others for side, key in keys[n].items() if key in alike]
-    return [_prompts(held, prompts), _answers(held, same, answers, keys), _near(held, near)]
-
-
-def answers_shared(split: Split | Sides) -> float:
-    """The share of the held-out rows with an answer that also stands in training."""
-    train, held = _sides(split)
-    answers = {near_key(row[side]) for row in train for side in ("chosen", "rejected")}
-    return sum(any(near_key(row[side]) in answers for side in ("chosen", "rejected")) for row in held) / len(held)
+    answers = {near_key(row[side], mask_digits=False) for row in train for side in SIDES}
+    keys = [{side: near_key(row[side], mask_digits=False) for side in SIDES} for row in held]
+    same = [n for n, key in enumerate(keys) if not answers.isdisjoint(key.values())]
+    return [_prompts(held, prompts), _answers(held, same, answers, keys), _near(train, held, set(same))]
 
 
 def random_split_leak(rows: Sequence[dict], fraction: float) -> float:
@@ -83,7 +77,7 @@ def _prompts(held: Sequence[dict], numbers: list[int]) -> Finding | None:
 def _answers(held: Sequence[dict], numbers: list[int], known: set[str], keys: list[dict]) -> Finding | None:
     share = len(numbers) / len(held)
     shown = [(n, side) for n in numbers[:EXAMPLES] for side, key in keys[n].items() if key in known]
-    severity = "error" if share >= _UNTRUSTED else "warn" if share >= 0.1 else "info"
+    severity = "error" if share >= UNTRUSTED else "warn" if share >= 0.1 else "info"
     return finding(
         "answers_on_both_sides", severity, round(share, 4),
         f"評価側の {share:.0%} の行に、学習側にもある応答文があります。",
@@ -92,11 +86,18 @@ def _answers(held: Sequence[dict], numbers: list[int], known: set[str], keys: li
     ) if numbers else None  # fmt: skip
 
 
-def _near(held: Sequence[dict], places: list[tuple[int, str]]) -> Finding | None:
-    share = len({n for n, _ in places}) / len(held)
+def _near(train: Sequence[dict], held: Sequence[dict], same: set[int]) -> Finding | None:
+    """Answers of held-out rows (but those with the `same` one) that are like one in training, digits masked."""
+    looked, sampled = sample([row for n, row in enumerate(held) if n not in same], MOST_HELD)
+    keys = [{side: near_key(row[side]) for side in SIDES} for row in looked]
+    alike = alike_texts([key for pair in keys for key in pair.values()], [near_key(row[side]) for row in train for side in SIDES])
+    places = [(n, side) for n, pair in enumerate(keys) for side, key in pair.items() if key in alike]
+    if not places:
+        return None
+    share = len({n for n, _ in places}) / len(looked) * (1 - len(same) / len(held))
     return finding(
         "near_answers_on_both_sides", "warn" if share >= 0.2 else "info", round(share, 4),
-        f"評価側の {share:.0%} の行に、学習側の応答文とほぼ同じ（{LIKE:.0%} 以上）応答文があります。",
-        f"{share:.0%} of the held-out rows have an answer that is at least {LIKE:.0%} like one of the training side.",
-        [f"{place_of(held[n], n)}: {side} {quoted(held[n][side])}" for n, side in places[:EXAMPLES]],
-    ) if places else None  # fmt: skip
+        f"評価側の {share:.0%} の行に、学習側の応答文とほぼ同じ（{LIKE:.0%} 以上）応答文があります{sampled[0]}。",
+        f"{share:.0%} of the held-out rows have an answer that is at least {LIKE:.0%} like one of the training side{sampled[1]}.",
+        [f"{place_of(looked[n], n)}: {side} {quoted(looked[n][side])} ~ {quoted(alike[keys[n][side]])}" for n, side in places[:EXAMPLES]],
+    )  # fmt: skip

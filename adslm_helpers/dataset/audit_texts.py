@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
+from ..text.ad_rules import find_breaches
 from ..text.brief import Brief, parse_brief, prompt_text, whole_prompt
 from ..text.characters import FAULTS, character_faults
 from ..text.degenerate import KINDS, find_degeneration
@@ -16,6 +17,7 @@ MOST_ROWS = 50_000
 """Of more rows a sample is judged: a share of 1 % is then known to within 0.1 points."""
 LANGUAGE = ("language", "no_kana", "foreign")
 _KEPT, _MARGIN, _FAR = 0.9, 0.05, 0.2
+_MANY, _SOME = 0.2, 10  # one chosen text in five, and not by chance: below, they are to be looked at one by one
 _ASKED = {
     "length": ("文字数の指定", "the stated length"),
     "product": ("商品名", "the product"),
@@ -69,15 +71,10 @@ def _disobeyed(code: str, rows: Sequence[dict], found: list[tuple]) -> Finding |
 
 def find_character_faults(rows: Sequence[dict]) -> list[Finding | None]:
     """Mojibake (and lost characters); width and invisible characters. Every text is looked at."""
-    known: dict[str, list[str]] = {}
     hits: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, row in enumerate(rows):
         for side in ("prompt", "chosen", "rejected"):
-            text = whole_prompt(row[side])
-            faults = known.get(text)
-            if faults is None:
-                faults = known[text] = character_faults(text)
-            for fault in faults:
+            for fault in character_faults(whole_prompt(row[side])):
                 hits[fault].append((number, side))
     return [
         _characters("mojibake", rows, hits, ("mojibake", "replacement"), (0.05, 0.0)),
@@ -128,11 +125,20 @@ def find_broken_texts(rows: Sequence[dict]) -> list[Finding | None]:
     ]  # fmt: skip
 
 
-def find_breaking_texts(rows: Sequence[dict], breaches: Callable[[str], list]) -> Finding | None:
-    """Chosen texts that break an ad rule; `breaches(text)` gives what they break, each with `rule`, `severity` and `words`."""
+def chosen_breaches(row: dict, breaches: Callable[[str], list] | None = None) -> list:
+    """What the chosen text breaks of the ad rules, by `breaches(text)`, or by `find_breaches` with the prompt as its brief.
+
+    A row with `is_ad` False (a question of the trade, not a brief) breaks none.
+    """
+    if row.get("is_ad") is False:
+        return []
+    return breaches(row["chosen"]) if breaches else find_breaches(row["chosen"], brief=prompt_text(row["prompt"]))
+
+
+def find_breaking_texts(rows: Sequence[dict], breaches: Callable[[str], list] | None = None) -> Finding | None:
+    """Chosen texts that break an ad rule (`chosen_breaches`)."""
     looked, sampled = sample(rows, MOST_ROWS)
-    known: dict[str, list] = {}
-    found = [known[text] if (text := row["chosen"]) in known else known.setdefault(text, breaches(text)) for row in looked]
+    found = [chosen_breaches(row, breaches) for row in looked]
     hit = [n for n, those in enumerate(found) if those]
     if not hit:
         return None
@@ -142,7 +148,7 @@ def find_breaking_texts(rows: Sequence[dict], breaches: Callable[[str], list]) -
     share = len(serious) / len(looked)
     shown = [*serious, *(n for n in hit if n not in set(serious))][:EXAMPLES]
     return finding(
-        "ad_rules", "error" if share >= 0.05 else "warn" if serious else "info", len(hit),
+        "ad_rules", "error" if share >= _MANY and len(serious) >= _SOME else "warn" if serious else "info", len(hit),
         f"広告の規則に触れるおそれのある chosen が {len(hit):,} 行、うち重いもの（error）が {len(serious):,} 行あります（{rules}）{sampled[0]}。",
         f"{len(hit):,} chosen texts may break ad rules, {len(serious):,} of them seriously (error) ({rules}){sampled[1]}.",
         [f"{place_of(looked[n], n)}: {_worst(found[n]).rule}「{_worst(found[n]).words}」 {quoted(looked[n]['chosen'])}" for n in shown],

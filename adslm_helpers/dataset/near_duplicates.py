@@ -18,7 +18,8 @@ SHORTEST = 10  # characters: of shorter texts, one other letter is another text
 _BANDS, _ROWS = 12, 2  # MinHash: at a Jaccard of 0.5 a pair is met with 1 - (1 - 0.5**2)**12 = 97 %, at 0.1 with 11 %
 _WINDOW = 4  # in a bucket, in sorted order, each text is compared with so many that follow: this keeps the cost linear
 _LONGEST = 512  # characters of a text that its signature reads
-_CHUNK = 20_000  # texts signed at once
+_SIGNED = 20_000  # texts signed at once
+_CHUNK = 50_000  # rows or texts compared at once: this bounds the memory
 _NOT_A_WORD = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d+(?:[,.]\d+)*")
 
@@ -37,39 +38,62 @@ def near_key(text: str | list[dict], *, mask_digits: bool = True) -> str:
 def near_copies(rows: Sequence[dict], like: float = LIKE) -> dict[int, int]:
     """For each row that nearly repeats an earlier one, the number of that one; a row that is kept repeats none.
 
-    The same prompt (but for width, spaces and marks), and each answer the same by its key or by at least `like`. Rows are compared that
-    share their keys, or a bucket of MinHash over the letter pairs of both answers.
+    The same prompt (but for width, case, spaces and marks), and each answer the same by its key or by at least `like`. Rows are compared
+    that share their keys, or a bucket of MinHash over the letter pairs of both answers.
     """
-    prompts = [near_key(row["prompt"], mask_digits=False) for row in rows]
-    answers = [(near_key(row["chosen"]), near_key(row["rejected"])) for row in rows]
+    by_prompt: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_prompt.setdefault(near_key(row["prompt"], mask_digits=False), []).append(number)
     copies: dict[int, int] = {}
+    part: list[list[int]] = []
+    size = 0
+    for group in by_prompt.values():  # rows of two prompts are never compared: some prompts at a time will do
+        if len(group) > 1:
+            part.append(group)
+            size += len(group)
+        if size >= _CHUNK:
+            copies.update(_copies(rows, part, like))
+            part, size = [], 0
+    copies.update(_copies(rows, part, like))
+    return dict(sorted(copies.items()))
+
+
+def _copies(rows: Sequence[dict], groups: list[list[int]], like: float) -> dict[int, int]:
+    """`near_copies` of rows in groups of one prompt each."""
     first: dict[tuple, int] = {}
-    for number, key in enumerate(zip(prompts, answers, strict=True)):
-        if (earlier := first.setdefault(key, number)) != number:
-            copies[number] = earlier
-    kept = sorted(first.values())
-    texts = [f"{prompts[number]}\0{answers[number][0]}\0{answers[number][1]}" for number in kept]
-    groups = _numbered([prompts[number] for number in kept])
-    signed = [f"{answers[number][0]}\0{answers[number][1]}" for number in kept]
-    for left, right in _candidates(signed, groups, texts):
-        earlier, later = sorted((kept[left], kept[right]))
-        if earlier in copies or later in copies:
+    copies: dict[int, int] = {}
+    kept: list[int] = []
+    prompts: list[int] = []
+    answers: list[tuple[str, str]] = []
+    for prompt, group in enumerate(groups):
+        for number in group:
+            keys = (near_key(rows[number]["chosen"]), near_key(rows[number]["rejected"]))
+            if (earlier := first.setdefault((prompt, *keys), number)) != number:
+                copies[number] = earlier
+                continue
+            kept.append(number)
+            prompts.append(prompt)
+            answers.append(keys)
+    for left, right in _candidates([f"{chosen}\0{rejected}" for chosen, rejected in answers], prompts):
+        earlier, later = kept[left], kept[right]
+        if {earlier, later} & copies.keys() or prompts[left] != prompts[right]:
             continue
-        if all(_alike(answers[earlier][side], answers[later][side], like) for side in (0, 1)):
+        if all(map(_alike, answers[left], answers[right], (like, like))):
             copies[later] = earlier
-    return {number: _root(copies, number) for number in sorted(copies)}
+    return {number: _root(copies, number) for number in copies}
 
 
 def alike_texts(left: Sequence[str], right: Sequence[str]) -> dict[str, str]:
     """For each of `left` (keys of `near_key`) one of `right` that is the same or like it, where there is one."""
-    known = set(right)
+    known = dict.fromkeys(right)
     found = {text: text for text in left if text in known}
-    others = [text for text in dict.fromkeys(left) if text not in found]
-    texts = [*others, *dict.fromkeys(right)]
-    for one, other in _candidates(texts, [0] * len(texts), texts):
-        first, second = min(one, other), max(one, other)
-        if first < len(others) <= second and texts[first] not in found and _alike(texts[first], texts[second]):
-            found[texts[first]] = texts[second]
+    there = list(known)
+    for start in range(0, len(there), _CHUNK):
+        others = [text for text in dict.fromkeys(left) if text not in found]
+        texts = [*others, *there[start : start + _CHUNK]]
+        for first, second in _candidates(texts, [0] * len(texts)):
+            if first < len(others) <= second and texts[first] not in found and _alike(texts[first], texts[second]):
+                found[texts[first]] = texts[second]
     return found
 
 
@@ -87,19 +111,14 @@ def _root(copies: dict[int, int], number: int) -> int:
     return number
 
 
-def _numbered(keys: Sequence[str]) -> list[int]:
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
-
-
-def _candidates(texts: Sequence[str], groups: Sequence[int], order: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of numbers, sorted, that share a group and a bucket and stand near each other in it by `order`."""
+def _candidates(texts: Sequence[str], groups: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of numbers, sorted and the smaller first, that share a group and a bucket and stand near each other in it by their letters."""
     import numpy
 
     if len(texts) < 2:
         return []
     rank = numpy.empty(len(texts), numpy.int64)
-    rank[sorted(range(len(texts)), key=order.__getitem__)] = numpy.arange(len(texts))
+    rank[sorted(range(len(texts)), key=texts.__getitem__)] = numpy.arange(len(texts))
     met: list[numpy.ndarray] = []
     for bucket in _buckets(texts, numpy.asarray(groups, numpy.uint64)):
         sequence = numpy.lexsort((rank, bucket))
@@ -118,10 +137,10 @@ def _buckets(texts: Sequence[str], groups: numpy.ndarray) -> numpy.ndarray:
 
     mix = numpy.random.default_rng(0).integers(1 << 63, size=(_BANDS * _ROWS, 2), dtype=numpy.uint64) | numpy.uint64(1)
     buckets = numpy.empty((_BANDS, len(texts)), numpy.uint64)
-    for start in range(0, len(texts), _CHUNK):
+    for start in range(0, len(texts), _SIGNED):
         part = [
             (text[: _LONGEST // 2] + text[-_LONGEST // 2 :] if len(text) > _LONGEST else text) + "\0\0"
-            for text in texts[start : start + _CHUNK]
+            for text in texts[start : start + _SIGNED]
         ]
         letters = numpy.frombuffer("".join(part).encode("utf-32-le", "surrogatepass"), numpy.uint32).astype(numpy.uint64)
         pairs = (letters[:-1] << numpy.uint64(21)) | letters[1:]  # a pair over the end of a text holds its \0: harmless

@@ -13,6 +13,7 @@ from ..text.brief import parse_brief, whole_prompt
 from ..text.characters import mended
 from .audit_counts import contradicting, exact_copies
 from .audit_finding import EXAMPLES, place_of, quoted
+from .audit_texts import chosen_breaches
 from .near_duplicates import near_copies
 
 LIKE = 0.95
@@ -123,7 +124,7 @@ def repair(
 
     Texts: characters, outer spaces and quotation marks, runs of marks at the end. Rows are dropped that are empty or have equal sides
     after that, exact and near copies, pairs that contradict each other, and such whose chosen breaks the length that its rejected keeps
-    or, with `breaches(text)`, an ad rule of severity 'error'. `repair(repair(rows).rows)` changes nothing.
+    or an ad rule of severity 'error' (`breaches` as for the audit). `repair(repair(rows).rows)` changes nothing.
     """
     told = say or (lambda line: None)
     log = _Log(rows)
@@ -137,8 +138,7 @@ def repair(
     kept = log.without(kept, "empty", lambda row: not row["chosen"] or not row["rejected"] or not whole_prompt(row["prompt"]))
     kept = log.without(kept, "same_answers", lambda row: row["chosen"] == row["rejected"])
     kept = log.without(kept, "length_disobeyed", _breaks_length)
-    if breaches:
-        kept = log.without(kept, "ad_rules", lambda row: any(breach.severity == "error" for breach in breaches(row["chosen"])))
+    kept = log.without(kept, "ad_rules", lambda row: any(breach.severity == "error" for breach in chosen_breaches(row, breaches)))
     kept = _drop_related(kept, log)
     return Repair([row for _, row in kept], log.changes(), len(rows))
 

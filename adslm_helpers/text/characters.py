@@ -15,15 +15,14 @@ FAULTS = {
 }
 """What can be wrong, in words. Only 'replacement', and mojibake whose bytes are lost, cannot be mended."""
 
-# UTF-8 read as CP932 (縺ゅ >繧 >繝), UTF-8 read as Latin-1 or CP1252 (ã‚, ãƒ, â€), Shift_JIS read as CP1252 (‚±‚ñ, ƒAƒv). Two in a
-# text at least, for each of them is a character that somebody may mean.
+# UTF-8 read as CP932 (縺ゅ, 繧, 繝), UTF-8 read as Latin-1 or CP1252 (ã‚, ãƒ, â€), Shift_JIS read as CP1252 (‚±‚ñ, ƒAƒv), the control
+# characters of Latin-1. One of them may be what somebody means: two, or one in a text that reads as Japanese in another encoding, are not.
 _UTF8_AS_CP932 = re.compile("[縺繧繝][\uff61-\uff9fぁ-ん一-龥]?")
 _UTF8_AS_LATIN = re.compile("ã[\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸ€]|[äåæçèéï][\u0080-\u00bf‚-›€]{2}|â€|Â[\u00a0-\u00bf]")
 _CP932_AS_LATIN = re.compile("[‚ƒ][\u0080-\u00ffA-z‚-›]")
 _MOJIBAKE = (_UTF8_AS_CP932, _UTF8_AS_LATIN, _CP932_AS_LATIN, re.compile("[\x80-\x9f]"))
 # (what the text was read as, what its bytes are)
 _MISREAD = (("cp932", "utf-8"), ("cp1252", "utf-8"), ("cp1252", "cp932"))
-_MOST_MISREADINGS = 3  # a text may have gone through more than one program
 # Zero-width space and non-joiner, word joiner, byte order mark, soft hyphen, direction marks. The joiner holds emoji together and may stay
 # there; the Persian non-joiner has no use in Japanese.
 _EMOJI = "\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
@@ -74,15 +73,20 @@ def mended(text: str) -> str:
 
 def recovered(text: str) -> str:
     """`text` read in the right encoding, where it is mojibake whose bytes are whole; else as it is."""
-    for _ in range(_MOST_MISREADINGS):
-        if not _is_mojibake(text):
-            break
-        readings = (_reread(text, wrong, right) for wrong, right in _MISREAD)
-        better = next((reading for reading in readings if reading and _is_better(reading, text)), None)
-        if better is None:
-            break
+    while (better := _right_reading(text)) is not None:  # each is shorter than the one before
         text = better
     return text
+
+
+def _is_mojibake(text: str) -> bool:
+    return any(len(pattern.findall(text)) >= 2 for pattern in _MOJIBAKE) or _right_reading(text) is not None
+
+
+def _right_reading(text: str) -> str | None:
+    if not any(pattern.search(text) for pattern in _MOJIBAKE):
+        return None
+    readings = (_reread(text, wrong, right) for wrong, right in _MISREAD)
+    return next((reading for reading in readings if reading and _is_better(reading, text)), None)
 
 
 def _reread(text: str, wrong: str, right: str) -> str | None:
@@ -102,10 +106,5 @@ def _byte(character: str, encoding: str) -> bytes:
 
 
 def _is_better(reading: str, text: str) -> bool:
-    """Whether it is Japanese, and no mojibake of this kind any more; a proper text that was re-read is not."""
-    kana = len(_JAPANESE.findall(reading))
-    return kana >= 2 and len(reading) < len(text) and not _is_mojibake(reading)
-
-
-def _is_mojibake(text: str) -> bool:
-    return any(len(pattern.findall(text)) >= 2 for pattern in _MOJIBAKE)
+    """Whether it is shorter, and Japanese: by chance, bytes hardly ever make that."""
+    return len(reading) < len(text) and len(_JAPANESE.findall(reading)) >= max(2, len(reading) / 3)

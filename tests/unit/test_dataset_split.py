@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from adslm_helpers.dataset.split import prompt_key, split_by_prompt
+from adslm_helpers.dataset.near_duplicates import near_key
+from adslm_helpers.dataset.split import prompt_key, split_by_prompt, split_pairs
 from adslm_helpers.errors import DataError
 
 
@@ -82,3 +83,57 @@ def test_one_prompt_cannot_be_split():
     with pytest.raises(DataError) as caught:
         split_by_prompt(rows_of(20), 0.15, 0)
     assert "→" in caught.value.ja and "->" in caught.value.en
+
+
+def pair(prompt, chosen, rejected):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def answers(rows):
+    return {near_key(row[side], mask_digits=False) for row in rows for side in ("chosen", "rejected")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_neither_prompts_nor_answers_stand_on_both_sides(seed):
+    """Each answer comes back under the next prompt of its group of four: such prompts stay together."""
+    rows = [pair(f"依頼{n}", f"文{n // 4}の{n % 4}", f"文{n // 4}の{(n + 1) % 4}！") for n in range(800)]
+    split = split_pairs(rows, 0.15, seed)
+    assert split.by == "prompt and answer" and split.trustworthy
+    assert split.groups == {"train": 200 - split.groups["eval"], "eval": 30}
+    assert not answers(split.train) & answers(split.eval) and not prompts(split.train) & prompts(split.eval)
+    assert len(split.train) + len(split.eval) == 800 and "応答文も 0 件" in split.statement_ja
+
+
+def test_an_answer_that_joins_everything_leaves_the_split_to_the_prompts_and_it_says_so():
+    rows = [pair(f"依頼{n}", f"文{n}", "便利なアプリです。") for n in range(400)]
+    split = split_pairs(rows, 0.15, 0)
+    assert (split.by, len(split.eval), split.groups["eval"]) == ("prompt", 60, 60)
+    assert "応答文まで分けることはできません" in split.statement_ja and "could not be kept apart" in split.statement_en
+    assert split.to_dict()["grouped_by"] == "prompt"
+
+
+def test_prompts_that_differ_in_marks_stay_together_and_in_numbers_do_not():
+    rows = [pair(f"依頼{'甲乙丙丁'[n % 4]}{'。' * (n % 2)}", f"c{n}", f"r{n}") for n in range(40)]
+    assert split_pairs(rows, 0.3, 0).groups == {"train": 3, "eval": 1}
+    assert sum(split_pairs([pair(f"{n}文字以内で", f"c{n}", f"r{n}") for n in range(10, 50)], 0.3, 0).groups.values()) == 40
+
+
+def test_a_split_of_groups_depends_on_the_seed_not_on_the_order():
+    rows = [pair(f"依頼{n // 2}", f"文{n}", f"文{n}の次") for n in range(300)]
+    expected = prompts(split_pairs(rows, 0.15, 7).eval)
+    shuffled = rows.copy()
+    random.Random(1).shuffle(shuffled)
+    assert prompts(split_pairs(shuffled, 0.15, 7).eval) == expected
+    assert any(prompts(split_pairs(rows, 0.15, seed).eval) != expected for seed in range(5))
+
+
+def test_fewer_than_twenty_groups_are_not_trusted_and_one_prompt_is_refused():
+    assert not split_pairs([pair(f"依頼{n}", f"c{n}", f"r{n}") for n in range(100)], 0.15, 0).trustworthy
+    assert split_pairs([pair(f"依頼{n}", f"c{n}", f"r{n}") for n in range(140)], 0.15, 0).trustworthy
+    with pytest.raises(DataError):
+        split_pairs(rows_of(20), 0.15, 0)
+
+
+def test_a_shared_answer_between_two_prompts_still_leaves_both_sides_filled():
+    split = split_pairs([pair("一", "a", "b"), pair("二", "a", "c")], 0.15, 0)
+    assert split.by == "prompt" and len(split.train) == len(split.eval) == 1

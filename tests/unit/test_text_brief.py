@@ -83,3 +83,36 @@ def test_one_sided_limits_and_what_counts_as_a_character():
     assert Brief(max_chars=3).length_fits("  あああ\n")  # spaces around the text are not part of it
     assert Brief(max_chars=3).length_fits("か\u3099き\u3099く\u3099")  # decomposed がぎぐ: three characters, six code points
     assert not Brief(max_chars=3).length_fits("ABCD")  # characters, not display width
+
+
+@pytest.mark.parametrize(
+    ("prompt", "required", "forbidden"),
+    [
+        ("靴の見出しを「軽い」を使わずに書いて", (), ("軽い",)), ("「最高」「絶対」は使わないでください", (), ("最高", "絶対")),
+        ("「安い」という言葉を避けて、「軽い」と「丈夫」を入れて", ("軽い", "丈夫"), ("安い",)), ("「激安」は禁止。訴求は「送料無料」", (), ("激安",)),
+        ("「送料無料」を入れる", (), ()), ("「ゆめ枕」の見出しを書いて", (), ()), ("「軽い」を必ず使用してください", (), ()),
+    ],
+)  # fmt: skip
+def test_words_to_use_and_words_to_avoid(prompt, required, forbidden):
+    """The first word to use is the selling point, as ever; a word to avoid is none."""
+    brief = parse_brief(prompt)
+    words = {brief.appeal, *brief.required} - {None}
+    assert set(required) <= words and brief.forbidden == forbidden
+    assert brief.appeal not in forbidden
+
+
+def test_what_is_kept_is_told_for_what_is_asked_and_nothing_else():
+    brief = parse_brief("商品：ゆめ枕\n訴求：送料無料\n10文字以内で、「安眠」と「羽毛」を使い、「激安」は使わずに")
+    assert brief.kept("ゆめ枕 安眠") == {"length": True, "product": True, "appeal": False, "required": False, "forbidden": True}
+    assert brief.kept("激安のゆめ枕は送料無料で安眠、羽毛") == {
+        "length": False,
+        "product": True,
+        "appeal": True,
+        "required": True,
+        "forbidden": False,
+    }
+    assert Brief().kept("なんでも") == {}
+
+
+def test_a_prompt_of_quotes_alone_takes_no_time():
+    assert parse_brief("「" * 50_000 + "あ」" * 50_000).forbidden == ()
