@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
 
 from ..foreign_text import brief
 from . import columns as names
@@ -106,11 +106,15 @@ def _pairs(row: dict, mapped: dict[str, str], shape: Shape, every_pair: bool, ma
     if shape.name in ("pairs", "dialogues"):
         return [(row[mapped["chosen"]], row[mapped["rejected"]], {})]
     answers = _answers(row, mapped)
+    if len(answers) < 2:
+        _too_few(len(answers))
     if shape.name == "choice":
         best = winner(row, mapped, shape.settings.get("label", "name"), [text for text, _ in answers])
         if best == TIE:
             raise Unusable("tie", "引き分けです。学ぶ差がありません。", "A tie: nothing to learn.")
-        return [(answers[best][0], text, {}) for number, (text, _) in enumerate(answers) if number != best]
+        others = [text for number, (text, _) in enumerate(answers) if number != best]
+        filled = [text for text in others if text not in (None, "")]  # a table has as many columns as its longest row needs
+        return [(answers[best][0], text, {}) for text in filled or others[:1]]
     sign = -1 if shape.name == "ranked" else 1
     if shape.name == "ordered":
         judged = [(text, -float(place), {}) for place, (text, _) in enumerate(answers)]
@@ -158,11 +162,7 @@ def _said(row: dict, mapped: dict[str, str], key: str, answers: list[tuple[Any, 
 def _compared(judged: list[tuple[Any, float, dict]], every_pair: bool, margin: float) -> list:
     """Pairs (better, worse) of the judged answers; an Unusable in place of each that differs too little."""
     if len(judged) < 2:
-        raise Unusable(
-            "one_answer",
-            f"点数か順位のある応答が {len(judged)} 個です。比べるには2つ要ります。",
-            f"{len(judged)} answers with a score or rank: two are needed to compare.",
-        )
+        _too_few(len(judged))
     ordered = sorted(judged, key=lambda one: -one[1])
     found: list = []
     for better, worse in combinations(ordered, 2) if every_pair else [(ordered[0], ordered[-1])]:
@@ -178,6 +178,11 @@ def _compared(judged: list[tuple[Any, float, dict]], every_pair: bool, margin: f
             }
             found.append((better[0], worse[0], facts))
     return found
+
+
+def _too_few(number: int) -> NoReturn:
+    ja = f"判断の付いた応答が {number} 個です。比べるには2つ要ります。"
+    raise Unusable("one_answer", ja, f"{number} judged answers: two are needed to compare.")
 
 
 def _assembled(row: dict, mapped: dict[str, str], chosen: Any, rejected: Any) -> dict:

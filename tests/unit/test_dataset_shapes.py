@@ -280,8 +280,10 @@ def test_every_pair_of_the_answers_and_a_margin_with_counts_that_add_up():
 
 
 def test_the_best_of_three_by_choice_beats_each_of_the_others():
-    found, _, result = sides([{"依頼": "靴", "案1": "a", "案2": "b", "案3": "c", "選択": "案2"}])
-    assert found == [("靴", "b", "a"), ("靴", "b", "c")] and (result.rows_in, result.pairs_in) == (1, 2)
+    row = {"依頼": "靴", "案1": "a", "案2": "b", "案3": "c", "選択": "案2"}
+    found, dropped, result = sides([row, {**row, "依頼": "鞄", "案3": ""}])
+    assert found == [("靴", "b", "a"), ("靴", "b", "c"), ("鞄", "b", "a")]
+    assert (result.rows_in, result.pairs_in, dropped) == (2, 3, {})
 
 
 def test_dialogues_that_part_before_the_last_answer_are_named_and_not_cut():
