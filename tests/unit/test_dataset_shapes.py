@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -383,6 +385,17 @@ def test_a_sheet_of_a_workbook_can_be_named(tmp_path):
         read_pairs(tmp_path / "a.xlsx")
     row = next(read_pairs(f"{tmp_path / 'a.xlsx'}#五月")[1]).value
     assert (row["prompt"], row["column_D"]) == ("五月の靴", "横のメモ")
+
+
+def test_the_examples_of_the_guide_are_read_as_it_says():
+    guide = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"([^\n]+)\n```jsonl\n(.*?)```", guide, re.DOTALL)
+    lines = [(said, json.loads(line)) for said, block in blocks for line in block.splitlines()]
+    assert len(lines) > 15
+    for said, row in lines:
+        assert f"`{detect_shape(raws([row])).name}`" in said, row
+        found, dropped, _ = sides([row])
+        assert [pair[1:] for pair in found] == [("軽い靴で、遠くまで。", "靴です。")] and not dropped, row
 
 
 def test_every_reason_has_words():
