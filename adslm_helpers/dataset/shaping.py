@@ -12,7 +12,7 @@ from .labels import TIE, answer_suffixes, winner
 from .messages import conversation, history_messages, listed
 from .rows import Problem, RawRow, Unusable
 from .shape_refusals import NO_SHAPES
-from .shapes import SHAPES, Shape, fit
+from .shapes import SHAPES, Shape, fit, is_optional
 
 REASONS = {
     "diverges": ("対話が途中で分かれる", "dialogues part early"),
@@ -24,7 +24,6 @@ REASONS = {
 }
 """Codes of dropped rows that only the forms bring: for the list of the dataset report."""
 _SIDES = ("prompt", "chosen", "rejected")
-_OPTIONAL = ("input", "system", "history")
 
 
 def shaped(rows: Iterator[RawRow], shape: Shape, every_pair: bool = False, margin: float = 0.0) -> Iterator[RawRow]:
@@ -35,7 +34,7 @@ def shaped(rows: Iterator[RawRow], shape: Shape, every_pair: bool = False, margi
     """
     plain = shape.name == "pairs" and all(shape.columns.get(side) == side for side in _SIDES) and len(shape.columns) == 3
     for raw in rows:
-        if raw.problem or not isinstance(raw.value, dict) or (plain and _is_plain(raw.value)):
+        if raw.problem or not isinstance(raw.value, dict) or (plain and _is_plain(raw.value) and not _late(raw.value, shape)):
             yield raw
         else:
             for number, outcome in enumerate(_outcomes(raw, shape, every_pair, margin)):
@@ -74,15 +73,16 @@ def _outcomes(raw: RawRow, shape: Shape, every_pair: bool, margin: float) -> lis
 
 def _columns_of(row: dict, shape: Shape) -> dict[str, str]:
     """Role -> column of this row, whatever its capitals and spaces; raises Unusable for a row that lacks one."""
+    late = {role: role for role in _late(row, shape)}
     if all(column in row for column in shape.columns.values()):
-        return shape.columns
+        return {**shape.columns, **late} if late else shape.columns
     found = names.keyed(row)
     mapped = {role: column if column in row else found.get(names.key_of(column), "") for role, column in shape.columns.items()}
-    missing = next((shape.columns[role] for role, column in mapped.items() if not column and role not in _OPTIONAL), None)
+    missing = next((shape.columns[role] for role, column in mapped.items() if not column and not is_optional(role)), None)
     if missing is None:
-        return {role: column for role, column in mapped.items() if column}
+        return {**{role: column for role, column in mapped.items() if column}, **late}
     name, columns = fit(row, {})
-    present = any(column for role, column in mapped.items() if role not in ("prompt", *_OPTIONAL))
+    present = any(column for role, column in mapped.items() if role not in ("prompt", "input", "system", "history"))
     if present or name in ("unknown", "no_prompt"):
         listing = ", ".join(brief(key, 40) for key in [*row][:8])
         ja, en = f"列 {missing!r} がありません（ある列: {listing}）。", f"No column {missing!r} (found: {listing})."
@@ -94,6 +94,13 @@ def _columns_of(row: dict, shape: Shape) -> dict[str, str]:
         f"ほかの行と形が違います（{ja.rstrip('。')}。{listing}）。",
         f"Of another form than the other rows ({en.rstrip('.')}. {listing}).",
     )
+
+
+def _late(row: dict, shape: Shape) -> list[str]:
+    """What belongs to the prompt and did not stand in any of the first rows."""
+    roles = [role for role in ("system", "history") if role not in shape.columns and isinstance(row.get(role), str | list)]
+    used = (*shape.columns.values(), *shape.settings.get("left_out", ()))
+    return [role for role in roles if row[role] and role not in used]
 
 
 def _extras(row: dict, used: set[str]) -> dict:
@@ -234,7 +241,9 @@ def _prompt(row: dict, mapped: dict[str, str]) -> Any:
     if isinstance(further, str) and further.strip() and isinstance(asked, str):
         asked = f"{asked}\n{further}" if asked.strip() else further
     system = row.get(mapped.get("system"))
-    before = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    begins = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], dict) else {}
+    wanted = isinstance(system, str) and system.strip() and begins.get("role") != "system"
+    before = [{"role": "system", "content": system}] if wanted else []
     before += history_messages(row.get(mapped.get("history")))
     if not before or (isinstance(asked, str) and not asked.strip()):
         return asked

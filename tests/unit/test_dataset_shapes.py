@@ -229,7 +229,7 @@ NO_PAIRS = [
 @pytest.mark.parametrize(("words", "row"), NO_PAIRS)
 def test_data_without_preferences_are_refused_with_the_reason(words, row):
     error = refusal([row] * 3)
-    assert words in error and next(iter(row)) in error
+    assert words in error and repr(next(iter(row))) in error and "a.jsonl line 1, line 2, line 3 (3 of the 3 rows" in error
 
 
 @pytest.mark.parametrize(
@@ -337,6 +337,35 @@ def test_rows_of_another_form_are_dropped_by_name():
     assert "fine-tuning" in next(problem.en for problem in result.problems if problem.code == "other_shape")
     shape = detect_shape(raws([*rows, *others]))
     assert shape.share == 0.5 and "50%" in shape.lines()[1]
+
+
+def test_what_only_some_rows_have_belongs_to_all(tmp_path):
+    """A system prompt that stands in every tenth row must not end as a mere note of that row."""
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS] + [
+        {"system": "短く", "prompt": "靴", "chosen": "a", "rejected": "b"}
+    ]
+    found, dropped, _ = sides(rows)
+    assert found[3][0] == [{"role": "system", "content": "短く"}, user("靴")] and not dropped
+    two = {"prompt": "靴", "answer_1": "a", "score_1": 2, "answer_2": "b", "score_2": 1}
+    assert sides([two, two, {**two, "answer_3": "c", "score_3": 3}])[0] == [("靴", "a", "b"), ("靴", "c", "b")]
+    shape = detect_shape(raws([*rows, rows[0]]))
+    assert shape.share == 1 and "system" in shape.columns
+    late = [tuple(raw.value[side] for side in SIDES) for raw in shaped(iter(raws(rows)), detect_shape(raws(rows[:3])))]
+    assert late == found
+    off = detect_shape(raws(rows[:3]), {"system": ""})
+    assert [raw.value["prompt"] for raw in shaped(iter(raws(rows)), off)][3] == "靴"
+
+
+def test_a_system_prompt_is_not_said_twice_and_a_whole_prompt_gets_no_input():
+    row = {
+        "system": "短く",
+        "prompt": [{"role": "system", "content": "短く"}, user("靴")],
+        "chosen": "a",
+        "rejected": "b",
+        "input": "靴",
+    }
+    found, _, result = sides([row])
+    assert found[0][0] == row["prompt"] and result.pairs[0]["input"] == "靴"
 
 
 def test_columns_can_be_corrected():
