@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 ROLES = ("prompt", "chosen", "rejected", "input", "system", "history", "answers", "scores", "ranks", "label", "first", "second")
@@ -67,6 +68,7 @@ _WIDE = tuple(
 _WINNERS = re.compile(r"winner_(?:model_)?(?P<who>[ab]|tie)")
 
 
+@lru_cache(maxsize=4096)
 def key_of(name: str) -> str:
     """A column's name as names are compared: 'Response (A)', 'response-a' and 'ＲＥＳＰＯＮＳＥ　Ａ' are one."""
     return re.sub(r"[\s\-./・（）()\[\]:：_]+", "_", unicodedata.normalize("NFKC", name).strip().lower()).strip("_")

@@ -156,6 +156,8 @@ def _reader_by(path: Path, suffix: str, head: bytes) -> Callable[[Path], Iterato
         )
     if reader is None and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         return read_json
+    if suffix == ".txt" and not found and {*b"\t,"} & {*head.splitlines()[0]}:  # what Excel calls Unicode text
+        return read_csv
     if reader is None:
         kinds = " ".join(KINDS)
         fail(

@@ -40,7 +40,10 @@ def hub_rows(source: str) -> Iterator[RawRow]:
 
 def is_saved(path: Path) -> bool:
     """Whether a folder is one that `Dataset.save_to_disk` wrote."""
-    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    try:
+        return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    except OSError:  # a folder that may not be entered
+        return False
 
 
 def saved_rows(path: Path) -> Iterator[RawRow]:

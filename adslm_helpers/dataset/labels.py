@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
 from typing import Any
 
 from ..foreign_text import brief
 from .columns import SIGNED, key_of, number
 from .messages import listed
-from .rows import Unusable, fail
+from .rows import RawRow, Unusable, fail
 
 TIE = -1
 _TIES = {
@@ -19,7 +18,7 @@ _TIES = {
 _ORDINALS = ({"first", "left", "左", "前"}, {"second", "right", "右", "後"})
 
 
-def label_reading(mapped: dict[str, str], values: Iterable[dict]) -> str:
+def label_reading(mapped: dict[str, str], rows: list[RawRow]) -> str:
     """How the label column is to be read: 'signed', 'from_0', 'from_1' or 'name'; DataError where it could mean both answers.
 
     Numbers 0 and 1 beside answers called A and B mean 'index' in some sets and 'A is better' in others: nobody may guess.
@@ -27,7 +26,7 @@ def label_reading(mapped: dict[str, str], values: Iterable[dict]) -> str:
     if key_of(mapped["label"]) in SIGNED:
         return "signed"
     suffixes = answer_suffixes(mapped)
-    seen = {_plain(value.get(mapped["label"])) for value in values} - {""}
+    seen = {_plain(row.value.get(mapped["label"])) for row in rows} - {""}
     found = {number(text) for text in seen}
     if not seen or None in found:
         return "name"
@@ -35,7 +34,7 @@ def label_reading(mapped: dict[str, str], values: Iterable[dict]) -> str:
     if not suffixes:  # a list of answers
         if 0 in numbers:
             return "from_0"
-        longest = max((len(listed(value.get(mapped["answers"])) or ()) for value in values), default=0)
+        longest = max(len(listed(row.value.get(mapped["answers"])) or ()) for row in rows)
         if longest in numbers:
             return "from_1"
     elif {str(number) for number in numbers} <= {*suffixes}:
@@ -44,9 +43,9 @@ def label_reading(mapped: dict[str, str], values: Iterable[dict]) -> str:
         return "from_1"
     shown = ", ".join(str(number) for number in sorted(numbers)[:5])
     fail(
-        f"列 {mapped['label']!r} の数（{shown}）は、どの応答を指すのか決められません。取り違えると逆のことを学びます。"
+        f"{rows[0].place.ja}ほか: 列 {mapped['label']!r} の数（{shown}）は、どの応答を指すのか決められません。取り違えると逆のことを学びます。"
         "→ 良い方の名前（a / b など、応答の列の名前）に書き換えてください。",
-        f"The numbers in column {mapped['label']!r} ({shown}) could point at either answer, and mixing them up would teach the "
+        f"{rows[0].place.en} and others: the numbers in column {mapped['label']!r} ({shown}) could point at either answer, and mixing them up would teach the "
         "opposite. -> Write the better one's name there (a / b, or the name of its column).",
     )
 

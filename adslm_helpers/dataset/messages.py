@@ -17,6 +17,7 @@ _ROLES = {
 }
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 _WORDS = r"Human|User|Assistant|System|ユーザー|アシスタント|システム"
+_START = re.compile(rf"\s*(?:{_WORDS})[ \t]*[:：]")
 _TURN = re.compile(rf"(?:\A\s*|\n\s*\n)({_WORDS})[ \t]*[:：]")
 _TURN_OF_A_LINE = re.compile(rf"(?:\A\s*|\n)({_WORDS})[ \t]*[:：]")
 _LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value|speaker|text)["']\s*:""")
@@ -51,14 +52,14 @@ def transcript(text: str) -> list[dict] | None:
 
     One that ends in a bare "Assistant:" is a prompt and ends with the user's message.
     """
-    if (head := text.lstrip()[:12].partition(":")[0].partition("：")[0].strip()) not in _WORDS.split("|"):
+    if not _START.match(text):
         return None
     marks = list(_TURN.finditer(text))
     if len(marks) < 2:
         marks = list(_TURN_OF_A_LINE.finditer(text))
     roles = [_ROLES[mark[1].lower()] for mark in marks]
     alone = roles == ["assistant"] and text.startswith("\n\n")  # as sets of this kind write an answer by itself
-    if not alone and (not head or roles[0] == "assistant" or not {"user", "assistant"} <= {*roles}):
+    if not alone and (roles[0] == "assistant" or not {"user", "assistant"} <= {*roles}):
         return None
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     contents = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from ..foreign_text import brief
-from .rows import fail
+from .rows import RawRow, fail
 
 _MAP = (
     "列の役割を --map prompt=… chosen=… rejected=… で指定してください。",
@@ -108,12 +108,19 @@ NO_SHAPES: dict[str, tuple[tuple[str, str, str], tuple[str, str, str]]] = {
 }
 
 
-def refuse_shape(name: str, mapped: dict[str, str], row: dict) -> NoReturn:
-    """DataError: what the data is, why it does not do, the columns that were found, and what to do."""
+def refuse_shape(name: str, mapped: dict[str, str], rows: list[RawRow], looked: int) -> NoReturn:
+    """DataError: where, what the data is, why it does not do, the columns that were found, and what to do."""
     (what_ja, why_ja, do_ja), (what_en, why_en, do_en) = NO_SHAPES[name]
-    found = ", ".join(brief(column, 40)[1:-1] if isinstance(column, str) else brief(column, 40) for column in [*row][:12])
+    found = ", ".join(brief(column, 40) for column in [*rows[0].value][:12])
     known = ", ".join(f"{role}={column}" for role, column in mapped.items())
+    source = rows[0].place.source
+    places = [(row.place.ja.removeprefix(source), row.place.en.removeprefix(source)) for row in rows[:3]]
+    ja, en = (separator.join(place) for separator, place in zip(("、", ","), zip(*places, strict=True), strict=True))
     fail(
-        f"{what_ja}{why_ja}（列: {found}" + (f"。分かった役割: {known}" if known else "") + f"）→ {do_ja}",
-        f"{what_en} {why_en} (Columns: {found}" + (f"; understood: {known}" if known else "") + f") -> {do_en}",
+        f"{source}{ja}（見た {looked:,} 行のうち {len(rows):,} 行）: {what_ja}{why_ja}（列: {found}"
+        + (f"。分かった役割: {known}" if known else "")
+        + f"）→ {do_ja}",
+        f"{source}{en} ({len(rows):,} of the {looked:,} rows looked at): {what_en} {why_en} (Columns: {found}"
+        + (f"; understood: {known}" if known else "")
+        + f") -> {do_en}",
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ..foreign_text import brief, harmless
@@ -25,6 +25,7 @@ SHAPES = {
     "ranked": ("プロンプトと複数の応答と順位（1 が最良）", "a prompt and answers with ranks (1 is best)"),
     "ordered": ("プロンプトと、良い順に並んだ応答", "a prompt and answers from best to worst"),
 }
+_WHOLE = ("prompt", "user_prompt", "プロンプト", "conversations", "conversation", "messages")  # nothing is to be added to these
 _VAGUE = ("conversations", "conversation", "messages", "dialogue", "prompts", "context", "input", "user")
 
 
@@ -60,18 +61,31 @@ def detect_shape(rows: Iterable[RawRow], columns: dict[str, str] | None = None) 
     Raises DataError for an unknown role or column, and, with what to do, for data that holds no preferences: fine-tuning texts,
     single answers with a label or a score, an ad log, votes.
     """
-    values = [row.value for row, _ in zip(rows, range(LOOKED_AT), strict=False) if isinstance(row.value, dict)]
-    forced = _checked(columns or {}, values)
-    fits = Counter((name, tuple(sorted(mapped.items()))) for name, mapped in (fit(value, forced) for value in values))
-    if not values:
-        return _shape("pairs", {side: side for side in ("prompt", "chosen", "rejected")}, 0, 1.0)
-    good = [(key, count) for key, count in fits.most_common() if key[0] in SHAPES]
-    refused = Counter({key: count for key, count in fits.items() if key[0] not in SHAPES})
-    if not good or good[0][1] < (refused.most_common(1) or [("", 0)])[0][1]:
-        (name, mapped), _ = refused.most_common(1)[0]
-        refuse_shape(name, dict(mapped), values[0])
-    (name, mapped), count = good[0]
-    return _shape(name, _in_order(dict(mapped)), len(values), count / len(values), values)
+    looked = [row for row in islice(rows, LOOKED_AT) if isinstance(row.value, dict)]
+    forced = _checked(columns or {}, [row.value for row in looked])
+    if not looked:
+        sides = {side: side for side in ("prompt", "chosen", "rejected")}
+        return Shape("pairs", sides, *SHAPES["pairs"])
+    groups: dict[tuple, list[tuple[RawRow, dict[str, str]]]] = {}
+    for row in looked:
+        name, mapped = fit(row.value, forced)
+        needed = tuple(sorted(item for item in mapped.items() if not is_optional(item[0])))
+        groups.setdefault((name, needed) if name in SHAPES else (name,), []).append((row, mapped))
+    (name, *_), members = max(groups.items(), key=lambda group: (len(group[1]), group[0][0] in SHAPES))
+    if name not in SHAPES:
+        refuse_shape(name, members[0][1], [row for row, _ in members], len(looked))
+    union: dict[str, str] = {}
+    for _, mapped in members:
+        union = {**mapped, **union}
+    settings: dict[str, Any] = {"left_out": [role for role, column in forced.items() if not column]}
+    if "label" in union:
+        settings["label"] = label_reading(union, [row for row, _ in members])
+    return Shape(name, _in_order(union), *SHAPES[name], len(looked), len(members) / len(looked), settings)
+
+
+def is_optional(role: str) -> bool:
+    """Whether a row may do without a role: one row has a system's words or a third answer, the next has not."""
+    return role in ("input", "system", "history") or role.startswith(("answer_", "score_", "rank_"))
 
 
 def fit(row: dict, forced: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -93,7 +107,7 @@ def fit(row: dict, forced: dict[str, str]) -> tuple[str, dict[str, str]]:
         return judged[0], {**prompt, **judged[1]}
     if judged:
         return "no_prompt", judged[1]
-    return _no_preference(row, rest, forced, chosen or rejected), prompt
+    return _no_preference(row, rest, chosen or rejected, bool(prompt)), prompt
 
 
 def _pair_fit(row: dict, found: dict, forced: dict, sides: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -115,6 +129,8 @@ def _asked(row: dict, found: dict, forced: dict) -> dict[str, str]:
     prompt = _role("prompt", row, found, forced)
     rest = _without(found, prompt)
     roles = {"prompt": prompt, **{role: _role(role, row, rest, forced) for role in ("input", "system", "history")}}
+    if names.key_of(prompt) in _WHOLE and "input" not in forced:
+        roles["input"] = ""
     return {role: column for role, column in roles.items() if column}
 
 
@@ -157,14 +173,14 @@ def _list_of_answers(row: dict, found: dict, forced: dict) -> str:
     return next((found[n] for n in names.NAMES["answers"] if n in found and len(listed(row[found[n]]) or ()) > 1), "")
 
 
-def _no_preference(row: dict, found: dict, forced: dict, one_side: str) -> str:
+def _no_preference(row: dict, found: dict, one_side: str, asked: bool) -> str:
     """Why a row gives no pair: what it holds instead."""
     answer = one_side or _textual((*names.ANSWER, *names.NAMES["answers"]), row, found)
     label = names.first_of(names.NAMES["label"], found)
     score = names.first_of((*names.NAMES["scores"], *names.NAMES["ranks"]), found)
     if len(names.wide(found, row)["answer"]) > 1 or len(listed(row.get(answer)) or ()) > 1:
         return "unjudged"
-    if not answer and not any(is_dialogue(cell) for cell in row.values()):
+    if not (answer and (asked or label or score)) and not any(is_dialogue(cell) for cell in row.values()):
         return "unknown"
     return "unpaired" if label else "one_answer_a_row" if score else "fine_tuning"
 
@@ -185,11 +201,6 @@ def _without(found: dict[str, str], *columns: str) -> dict[str, str]:
 def _in_order(mapped: dict[str, str]) -> dict[str, str]:
     order = {role: number for number, role in enumerate(names.ROLES)}
     return dict(sorted(mapped.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
-
-
-def _shape(name: str, mapped: dict[str, str], looked: int, share: float, values: Iterable[dict] = ()) -> Shape:
-    settings = {"label": label_reading(mapped, values)} if "label" in mapped else {}
-    return Shape(name, mapped, *SHAPES[name], looked, share, settings)
 
 
 def _checked(columns: dict[str, str], values: list[dict]) -> dict[str, str]:

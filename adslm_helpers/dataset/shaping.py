@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
 
 from ..foreign_text import brief
 from . import columns as names
@@ -12,7 +12,7 @@ from .labels import TIE, answer_suffixes, winner
 from .messages import conversation, history_messages, listed
 from .rows import Problem, RawRow, Unusable
 from .shape_refusals import NO_SHAPES
-from .shapes import SHAPES, Shape, fit
+from .shapes import SHAPES, Shape, fit, is_optional
 
 REASONS = {
     "diverges": ("対話が途中で分かれる", "dialogues part early"),
@@ -24,7 +24,6 @@ REASONS = {
 }
 """Codes of dropped rows that only the forms bring: for the list of the dataset report."""
 _SIDES = ("prompt", "chosen", "rejected")
-_OPTIONAL = ("input", "system", "history")
 
 
 def shaped(rows: Iterator[RawRow], shape: Shape, every_pair: bool = False, margin: float = 0.0) -> Iterator[RawRow]:
@@ -35,7 +34,7 @@ def shaped(rows: Iterator[RawRow], shape: Shape, every_pair: bool = False, margi
     """
     plain = shape.name == "pairs" and all(shape.columns.get(side) == side for side in _SIDES) and len(shape.columns) == 3
     for raw in rows:
-        if raw.problem or not isinstance(raw.value, dict) or (plain and _is_plain(raw.value)):
+        if raw.problem or not isinstance(raw.value, dict) or (plain and _is_plain(raw.value) and not _late(raw.value, shape)):
             yield raw
         else:
             for number, outcome in enumerate(_outcomes(raw, shape, every_pair, margin)):
@@ -74,15 +73,16 @@ def _outcomes(raw: RawRow, shape: Shape, every_pair: bool, margin: float) -> lis
 
 def _columns_of(row: dict, shape: Shape) -> dict[str, str]:
     """Role -> column of this row, whatever its capitals and spaces; raises Unusable for a row that lacks one."""
+    late = {role: role for role in _late(row, shape)}
     if all(column in row for column in shape.columns.values()):
-        return shape.columns
+        return {**shape.columns, **late} if late else shape.columns
     found = names.keyed(row)
     mapped = {role: column if column in row else found.get(names.key_of(column), "") for role, column in shape.columns.items()}
-    missing = next((shape.columns[role] for role, column in mapped.items() if not column and role not in _OPTIONAL), None)
+    missing = next((shape.columns[role] for role, column in mapped.items() if not column and not is_optional(role)), None)
     if missing is None:
-        return {role: column for role, column in mapped.items() if column}
+        return {**{role: column for role, column in mapped.items() if column}, **late}
     name, columns = fit(row, {})
-    present = any(column for role, column in mapped.items() if role not in ("prompt", *_OPTIONAL))
+    present = any(column for role, column in mapped.items() if role not in ("prompt", "input", "system", "history"))
     if present or name in ("unknown", "no_prompt"):
         listing = ", ".join(brief(key, 40) for key in [*row][:8])
         ja, en = f"列 {missing!r} がありません（ある列: {listing}）。", f"No column {missing!r} (found: {listing})."
@@ -96,6 +96,13 @@ def _columns_of(row: dict, shape: Shape) -> dict[str, str]:
     )
 
 
+def _late(row: dict, shape: Shape) -> list[str]:
+    """What belongs to the prompt and did not stand in any of the first rows."""
+    roles = [role for role in ("system", "history") if role not in shape.columns and isinstance(row.get(role), str | list)]
+    used = (*shape.columns.values(), *shape.settings.get("left_out", ()))
+    return [role for role in roles if row[role] and role not in used]
+
+
 def _extras(row: dict, used: set[str]) -> dict:
     """The other columns; one that is called like a side but is none is kept under another name."""
     return {f"original_{key}" if key in _SIDES else key: value for key, value in row.items() if key not in used}
@@ -106,11 +113,15 @@ def _pairs(row: dict, mapped: dict[str, str], shape: Shape, every_pair: bool, ma
     if shape.name in ("pairs", "dialogues"):
         return [(row[mapped["chosen"]], row[mapped["rejected"]], {})]
     answers = _answers(row, mapped)
+    if len(answers) < 2:
+        _too_few(len(answers))
     if shape.name == "choice":
         best = winner(row, mapped, shape.settings.get("label", "name"), [text for text, _ in answers])
         if best == TIE:
             raise Unusable("tie", "引き分けです。学ぶ差がありません。", "A tie: nothing to learn.")
-        return [(answers[best][0], text, {}) for number, (text, _) in enumerate(answers) if number != best]
+        others = [text for number, (text, _) in enumerate(answers) if number != best]
+        filled = [text for text in others if text not in (None, "")]  # a table has as many columns as its longest row needs
+        return [(answers[best][0], text, {}) for text in filled or others[:1]]
     sign = -1 if shape.name == "ranked" else 1
     if shape.name == "ordered":
         judged = [(text, -float(place), {}) for place, (text, _) in enumerate(answers)]
@@ -158,11 +169,7 @@ def _said(row: dict, mapped: dict[str, str], key: str, answers: list[tuple[Any, 
 def _compared(judged: list[tuple[Any, float, dict]], every_pair: bool, margin: float) -> list:
     """Pairs (better, worse) of the judged answers; an Unusable in place of each that differs too little."""
     if len(judged) < 2:
-        raise Unusable(
-            "one_answer",
-            f"点数か順位のある応答が {len(judged)} 個です。比べるには2つ要ります。",
-            f"{len(judged)} answers with a score or rank: two are needed to compare.",
-        )
+        _too_few(len(judged))
     ordered = sorted(judged, key=lambda one: -one[1])
     found: list = []
     for better, worse in combinations(ordered, 2) if every_pair else [(ordered[0], ordered[-1])]:
@@ -178,6 +185,11 @@ def _compared(judged: list[tuple[Any, float, dict]], every_pair: bool, margin: f
             }
             found.append((better[0], worse[0], facts))
     return found
+
+
+def _too_few(number: int) -> NoReturn:
+    ja = f"判断の付いた応答が {number} 個です。比べるには2つ要ります。"
+    raise Unusable("one_answer", ja, f"{number} judged answers: two are needed to compare.")
 
 
 def _assembled(row: dict, mapped: dict[str, str], chosen: Any, rejected: Any) -> dict:
@@ -229,7 +241,9 @@ def _prompt(row: dict, mapped: dict[str, str]) -> Any:
     if isinstance(further, str) and further.strip() and isinstance(asked, str):
         asked = f"{asked}\n{further}" if asked.strip() else further
     system = row.get(mapped.get("system"))
-    before = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    begins = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], dict) else {}
+    wanted = isinstance(system, str) and system.strip() and begins.get("role") != "system"
+    before = [{"role": "system", "content": system}] if wanted else []
     before += history_messages(row.get(mapped.get("history")))
     if not before or (isinstance(asked, str) and not asked.strip()):
         return asked

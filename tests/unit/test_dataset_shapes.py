@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -227,7 +229,7 @@ NO_PAIRS = [
 @pytest.mark.parametrize(("words", "row"), NO_PAIRS)
 def test_data_without_preferences_are_refused_with_the_reason(words, row):
     error = refusal([row] * 3)
-    assert words in error and next(iter(row)) in error
+    assert words in error and repr(next(iter(row))) in error and "a.jsonl line 1, line 2, line 3 (3 of the 3 rows" in error
 
 
 @pytest.mark.parametrize(
@@ -280,8 +282,10 @@ def test_every_pair_of_the_answers_and_a_margin_with_counts_that_add_up():
 
 
 def test_the_best_of_three_by_choice_beats_each_of_the_others():
-    found, _, result = sides([{"依頼": "靴", "案1": "a", "案2": "b", "案3": "c", "選択": "案2"}])
-    assert found == [("靴", "b", "a"), ("靴", "b", "c")] and (result.rows_in, result.pairs_in) == (1, 2)
+    row = {"依頼": "靴", "案1": "a", "案2": "b", "案3": "c", "選択": "案2"}
+    found, dropped, result = sides([row, {**row, "依頼": "鞄", "案3": ""}])
+    assert found == [("靴", "b", "a"), ("靴", "b", "c"), ("鞄", "b", "a")]
+    assert (result.rows_in, result.pairs_in, dropped) == (2, 3, {})
 
 
 def test_dialogues_that_part_before_the_last_answer_are_named_and_not_cut():
@@ -335,6 +339,35 @@ def test_rows_of_another_form_are_dropped_by_name():
     assert shape.share == 0.5 and "50%" in shape.lines()[1]
 
 
+def test_what_only_some_rows_have_belongs_to_all(tmp_path):
+    """A system prompt that stands in every tenth row must not end as a mere note of that row."""
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS] + [
+        {"system": "短く", "prompt": "靴", "chosen": "a", "rejected": "b"}
+    ]
+    found, dropped, _ = sides(rows)
+    assert found[3][0] == [{"role": "system", "content": "短く"}, user("靴")] and not dropped
+    two = {"prompt": "靴", "answer_1": "a", "score_1": 2, "answer_2": "b", "score_2": 1}
+    assert sides([two, two, {**two, "answer_3": "c", "score_3": 3}])[0] == [("靴", "a", "b"), ("靴", "c", "b")]
+    shape = detect_shape(raws([*rows, rows[0]]))
+    assert shape.share == 1 and "system" in shape.columns
+    late = [tuple(raw.value[side] for side in SIDES) for raw in shaped(iter(raws(rows)), detect_shape(raws(rows[:3])))]
+    assert late == found
+    off = detect_shape(raws(rows[:3]), {"system": ""})
+    assert [raw.value["prompt"] for raw in shaped(iter(raws(rows)), off)][3] == "靴"
+
+
+def test_a_system_prompt_is_not_said_twice_and_a_whole_prompt_gets_no_input():
+    row = {
+        "system": "短く",
+        "prompt": [{"role": "system", "content": "短く"}, user("靴")],
+        "chosen": "a",
+        "rejected": "b",
+        "input": "靴",
+    }
+    found, _, result = sides([row])
+    assert found[0][0] == row["prompt"] and result.pairs[0]["input"] == "靴"
+
+
 def test_columns_can_be_corrected():
     row = {"x": "靴", "y": "悪い靴", "z": "良い靴", "chosen": "メモ"}
     columns = {"prompt": "x", "chosen": "z", "rejected": " Y "}
@@ -381,6 +414,17 @@ def test_a_sheet_of_a_workbook_can_be_named(tmp_path):
         read_pairs(tmp_path / "a.xlsx")
     row = next(read_pairs(f"{tmp_path / 'a.xlsx'}#五月")[1]).value
     assert (row["prompt"], row["column_D"]) == ("五月の靴", "横のメモ")
+
+
+def test_the_examples_of_the_guide_are_read_as_it_says():
+    guide = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"([^\n]+)\n```jsonl\n(.*?)```", guide, re.DOTALL)
+    lines = [(said, json.loads(line)) for said, block in blocks for line in block.splitlines()]
+    assert len(lines) > 15
+    for said, row in lines:
+        assert f"`{detect_shape(raws([row])).name}`" in said, row
+        found, dropped, _ = sides([row])
+        assert [pair[1:] for pair in found] == [("軽い靴で、遠くまで。", "靴です。")] and not dropped, row
 
 
 def test_every_reason_has_words():
