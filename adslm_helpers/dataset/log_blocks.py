@@ -27,7 +27,7 @@ LONGEST_RECORD = 50
 """Lines. A row over more of them began with a quote that nothing closes: its first line is refused, and reading goes on below it."""
 _BLOCK = 8 << 20
 _HEAD = 1 << 20
-_HEAD_ROWS = 200
+HEAD_ROWS = 200
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is no UTF-8
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 
@@ -58,7 +58,7 @@ def layout(path: Path, columns: dict[str, str]) -> Layout:
     with open_text(path, newline=None, largest=LARGEST_LOG) as file:
         head, encoding = file.read(_HEAD), file.encoding.lower()
     _refuse_other(path, head)
-    ranked = [(*_header(_records(head, delimiter), columns), delimiter) for delimiter in _DELIMITERS]
+    ranked = [(*found_header(_records(head, delimiter), columns), delimiter) for delimiter in _DELIMITERS]
     known, _, cells, line, skip, delimiter = max(ranked, key=lambda found: found[:2])
     if len(cells) > MOST_COLUMNS:
         fail(
@@ -94,14 +94,14 @@ def _records(head: str, delimiter: str) -> list[tuple[int, int, list[str]]]:
         for cells in reader:
             found.append((start, reader.line_num, cells))
             start = reader.line_num + 1
-            if len(found) == _HEAD_ROWS:
+            if len(found) == HEAD_ROWS:
                 break
     except csv.Error:
         pass
     return found
 
 
-def _header(records: list[tuple[int, int, list[str]]], columns: dict[str, str]) -> tuple[int, int, list[str], int, int]:
+def found_header(records: list[tuple[int, int, list[str]]], columns: dict[str, str]) -> tuple[int, int, list[str], int, int]:
     """(roles known, cells, header, its line, lines to skip): the row with the most known roles, else the first of the widest rows."""
     best = (0, 0, [], 1, 0)
     above: list[str] = []
@@ -120,9 +120,9 @@ def _under(above: list[str], cells: list[str]) -> list[str]:
     return [cell if cell.strip() else over for cell, over in zip(cells, above, strict=True)]
 
 
-def blocks(path: Path, where: Layout, used: list[int]) -> Iterator[Block]:
+def blocks(path: Path, where: Layout, used: list[int], source: str) -> Iterator[Block]:
     """All rows of a text file below its header; a line that belongs to no row is in `broken`, never lost."""
-    size, source = max(path.stat().st_size, 1), str(path)
+    size = max(path.stat().st_size, 1)
     first, kept, too_long = where.skip + 1, "", []
     with open_as(path, where.encoding, newline=None) as file:
         for _ in range(where.skip):
@@ -137,8 +137,8 @@ def blocks(path: Path, where: Layout, used: list[int]) -> Iterator[Block]:
                 yield Block(rows, broken, min(file.buffer.tell() / size, 1.0))
         except UnicodeError as error:
             fail(
-                f"{path} {first}行目より後: {where.encoding} として読めません（{error}）。→ UTF-8 で保存し直してください。",
-                f"{path} after line {first}: it cannot be read as {where.encoding} ({error}). -> Save it as UTF-8.",
+                f"{source} {first}行目より後: {where.encoding} として読めません（{error}）。→ UTF-8 で保存し直してください。",
+                f"{source} after line {first}: it cannot be read as {where.encoding} ({error}). -> Save it as UTF-8.",
             )
 
 
@@ -214,7 +214,7 @@ def _slow(text: str, where: Layout, used: list[int], place: Place, last: bool) -
                         raise csv.Error("a quote is not closed")
                     if open_end:
                         return table(rows, used), broken, "".join(lines[start[0] :])
-                _add(cells, Place(place.source, place.number + start[0]), where, used, rows, broken)
+                read_row(cells, Place(place.source, place.number + start[0]), where, used, rows, broken)
                 start[0] = end
         except csv.Error as error:
             broken.append(_not_csv(Place(place.source, place.number + start[0]), error))
@@ -230,7 +230,8 @@ def _near(lines: list[str], start: list[int]) -> Iterator[str]:
         yield lines[number]
 
 
-def _add(cells: list[str], place: Place, where: Layout, used: list[int], rows: list, broken: list[Problem]) -> None:
+def read_row(cells: list[str], place: Place, where: Layout, used: list[int], rows: list, broken: list[Problem]) -> None:
+    """Adds the cells that are asked for to `rows`, or says in `broken` why not."""
     width = len(where.header)
     if any(cell.strip() for cell in cells[width:]):
         broken.append(_too_many_cells(len(cells), width, place))

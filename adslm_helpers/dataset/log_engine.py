@@ -37,7 +37,7 @@ _MACROS = (
     f"CREATE MACRO bare(s) AS CASE WHEN regexp_matches(s, '^{_SPACE}') OR regexp_matches(s, '{_SPACE}$')"
     f" THEN trim(s, '{_SPACES}') ELSE s END",
     # Dashes stand for "nothing" in exports.
-    rf"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{{3000}}\x{{a0}}−–—―-]*') THEN '' ELSE bare(s) END",
+    rf"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{{3000}}\x{{a0}}−–—―－-]*') THEN '' ELSE bare(s) END",
     "CREATE MACRO narrow(s) AS translate(s, '０１２３４５６７８９，．￥－−▲△', '0123456789,.¥----')",
     f"CREATE MACRO unmarked(s) AS trim(narrow(s), '¥$€£円回件JPYUSD{_SPACES}')",
     f"CREATE MACRO grouped(s) AS CASE WHEN regexp_full_match(s, '-?{_NUMBER}') THEN replace(s, ',', '') END",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..foreign_text import brief as shown
 from ..foreign_text import harmless
-from .log_blocks import Block, blocks, layout
+from .formats import file_and_sheet
+from .log_blocks import LARGEST_LOG, Block, blocks, layout
 from .log_columns import Columns, understood, unique_names
 from .log_dates import PERIODS
 from .log_engine import Sums, engine, values
+from .log_sheets import BOOK_MARKS, sheet_blocks, sheet_layout
 from .rows import Place, Problem, fail
+from .unpack import GZIP_MARK, unpacked
 
 if TYPE_CHECKING:
     import pandas
@@ -57,7 +61,7 @@ class AdLog:
     ignored: list[str]
     """Headings that nothing uses."""
     facts: dict
-    """encoding, delimiter, header_line, preamble_lines, period, engine, seconds, shared_briefs, rate_rows, rate_differs."""
+    """encoding ('xlsx' for a workbook), delimiter, header_line, preamble_lines, sheet, period, engine, seconds, shared_briefs, rate_rows, rate_differs."""
     arms: pandas.DataFrame
     """brief, channel, device, position, period, text (str, '' where the log has none), impressions, clicks, rows (int64), conversions,
     cost (float64: the sum of the rows that have them, NaN where none has)."""
@@ -81,28 +85,38 @@ def read_log(
     'week' or 'day'. `say` gets a line of progress every 2 seconds. Rows with impossible numbers are refused one by one, with their lines.
     Raises DataError where no log is there, a column is missing, or no row can be used.
     """
-    path, columns, started = Path(path), dict(columns or {}), time.monotonic()
+    columns = dict(columns or {})
     if period not in PERIODS:
-        fail(
-            f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。",
-            f"period is one of {', '.join(PERIODS)}, not {shown(period)}.",
-        )
-    if not path.is_file():
-        fail(f"{path} がありません。→ 場所を確かめてください。", f"{path} is not there. -> Check the place.")
-    where = layout(path, columns)
-    names = understood(str(path), unique_names(where.header), columns)
+        fail(f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。", f"period is one of {', '.join(PERIODS)}, not {shown(period)}.")
+    file, sheet = file_and_sheet(str(path))
+    if not file.is_file():
+        fail(f"{path} というファイルはありません。→ 場所を確かめてください。", f"There is no file {path}. -> Check the place.")
+    with _plain(file) as plain:
+        return _read(plain, sheet, str(path), columns, period, say)
+
+
+def _read(
+    path: Path, sheet: str | None, source: str, columns: dict[str, str], period: str, say: Callable[[str], None] | None
+) -> AdLog:
+    started = time.monotonic()
+    book = _head(path).startswith(BOOK_MARKS)
+    where = sheet_layout(path, sheet, columns) if book else layout(path, columns)
+    names = understood(source, unique_names(where.header), columns)
+    used = names.used()
+    found = sheet_blocks(path, sheet, where, used, source) if book else blocks(path, where, used, source)
     with engine() as connection:
         sums = Sums(connection, names, period)
-        rows_in, problems = _take(blocks(path, where, names.used()), sums, str(path), say)
+        rows_in, problems = _take(found, sums, source, say)
         if rows_in == sum(sums.dropped.values()):
-            _refuse_all(str(path), rows_in, sums.dropped, problems)
+            _refuse_all(source, rows_in, sums.dropped, problems)
         if (unclear := sums.unclear_date()) is not None:
-            _refuse_unclear(str(path), names, unclear)
+            _refuse_unclear(source, names, unclear)
         facts = {
             "encoding": where.encoding,
             "delimiter": where.delimiter,
             "header_line": where.line,
             "preamble_lines": where.line - 1,
+            "sheet": sheet or "",
             "period": sums.period,
             "engine": "duckdb",
             "shared_briefs": sums.shared_briefs(),
@@ -112,7 +126,17 @@ def read_log(
         arms = sums.arms()
     facts["seconds"] = round(time.monotonic() - started, 1)
     roles = {role: names.header(role) for role in names.of}
-    return AdLog(str(path), rows_in, sums.dropped, problems, roles, names.ignored(), facts, arms)
+    return AdLog(source, rows_in, sums.dropped, problems, roles, names.ignored(), facts, arms)
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(8)
+
+
+def _plain(path: Path) -> AbstractContextManager[Path]:
+    """The file itself, or what a .gz holds."""
+    return unpacked(path, LARGEST_LOG) if _head(path).startswith(GZIP_MARK) else nullcontext(path)
 
 
 def _take(found: Iterator[Block], sums: Sums, source: str, say: Callable[[str], None] | None) -> tuple[int, list[Problem]]:
@@ -138,17 +162,12 @@ def _problem(row: tuple, columns: Columns, source: str) -> Problem:
     if code in ("blank_row", "total_row", "heading_row", "no_text", "nul_character"):
         said = {}
     detail = ", ".join(f"{name[:30]}={shown(value, 30)}" for name, value in said.items())
-    return Problem(
-        code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line)
-    )
+    return Problem(code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line))
 
 
 def _refuse_all(source: str, rows_in: int, dropped: dict[str, int], problems: list[Problem]) -> None:
     if not rows_in:
-        fail(
-            f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。",
-            f"{source}: no rows below the header. -> Export it again.",
-        )
+        fail(f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。", f"{source}: no rows below the header. -> Export it again.")
     ja, en = _reasons(dropped)
     first = f"\n{problems[0].line_ja}\n{problems[0].line_en}" if problems else ""
     fail(
@@ -184,12 +203,7 @@ def _columns(log: AdLog) -> list[tuple[str, str]]:
     ]
     if absent or log.ignored:
         ignored = ", ".join(name[:40] for name in log.ignored[:20]) + (" ..." if len(log.ignored) > 20 else "")
-        pairs.append(
-            (
-                f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}",
-                f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}",
-            )
-        )
+        pairs.append((f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}", f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}"))
     return pairs
 
 

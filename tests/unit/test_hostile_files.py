@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import build, encoding, formats, textfiles
+from adslm_helpers.dataset import encoding, formats, sources, textfiles
 from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
