@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_SMALL = 32  # up to so many texts every pair of a key is compared: at most 496
+SMALL = 16
+"""Up to so many texts every pair of a key is compared. With the caps on pairs per text, more would be compared in vain."""
+_MIRRORED = 12  # pairs for each two texts of a larger key
 _BATCH = 1 << 20  # pairs at once
 
 
 def candidate_pairs(sizes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of (better, worse), which index arms that stand key by key, the highest posterior mean of each key first.
 
-    `sizes` (keys,) is the number of arms of each key. A key with more than 32 texts gives 32 pairs for each two texts, not all:
+    `sizes` (keys,) is the number of arms of each key. A key with more than SMALL texts gives 12 pairs for each two texts, not all:
     those whose ranks mirror each other, nearly (the best with the worst, and so on), where a difference is surest. So the number of
     pairs grows with the number of texts, not with its square.
     """
@@ -28,9 +30,9 @@ def candidate_pairs(sizes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def _ranks(size: int) -> tuple[np.ndarray, np.ndarray]:
-    if size <= _SMALL:
+    if size <= SMALL:
         return np.triu_indices(size, 1)
-    pairs = [(first := np.arange((size - shift) // 2), size - 1 - shift - first) for shift in range(_SMALL)]
+    pairs = [(first := np.arange((size - shift) // 2), size - 1 - shift - first) for shift in range(_MIRRORED)]
     return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
 
 

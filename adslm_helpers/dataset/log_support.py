@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 from ..foreign_text import brief as shown
 from ..foreign_text import harmless
+from .log_candidates import SMALL
 from .posterior import STRENGTH
 from .statistics import Finding
 
@@ -123,8 +124,8 @@ def support_warnings(counted: Mapping[str, int], dropped: Mapping[str, int], nee
     if number := dropped.get("not_considered"):
         finding = Finding(
             "not_considered", "info", number,
-            f"文が 32 を超える組では、上位と下位の文どうしを比べました（{number:,} 対は見ていません）。",
-            f"In keys of more than 32 texts the best were compared with the worst ({number:,} pairs were not looked at).",
+            f"文が {SMALL} を超える組では、上位と下位の文どうしを比べました（{number:,} 対は見ていません）。",
+            f"In keys of more than {SMALL} texts the best were compared with the worst ({number:,} pairs were not looked at).",
         )  # fmt: skip
         found.append(finding)
     return found

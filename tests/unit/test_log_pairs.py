@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adslm_helpers.dataset.log_candidates import candidate_pairs
+from adslm_helpers.dataset.log_candidates import SMALL, candidate_pairs
 from adslm_helpers.dataset.log_pairs import PairRules, pairs_from_log
 from adslm_helpers.dataset.log_prompts import prompt_from_key
 from adslm_helpers.dataset.log_sample import sample_log
@@ -67,7 +67,7 @@ def test_rows_say_what_they_rest_on_and_are_pair_rows():
 
 
 def test_the_lift_is_shrunk_and_the_truth_is_near_it():
-    log = sample_log(3000, 5, 3000, seed=2)
+    log = sample_log(1500, 5, 3000, seed=2)
     true = dict(zip(log.text, log.true_ctr, strict=True))
     rows = pairs_from_log(log).rows
     raw = np.mean([(row["clicks_a"] / row["n_a"]) / max(row["clicks_b"] / row["n_b"], 1e-9) - 1 for row in rows])
@@ -79,11 +79,11 @@ def test_the_lift_is_shrunk_and_the_truth_is_near_it():
 
 
 def test_the_expected_false_share_is_what_comes_out():
-    log = sample_log(6000, 5, 1500, seed=3)
+    log = sample_log(4000, 5, 1500, seed=3)
     true = dict(zip(log.text, log.true_ctr, strict=True))
     result = balanced(pairs_from_log(log))
     wrong = np.mean([true[row["chosen"]] < true[row["rejected"]] for row in result.rows])
-    assert len(result.rows) > 2000 and wrong == pytest.approx(result.expected_false_share, abs=0.01)
+    assert len(result.rows) > 1500 and wrong == pytest.approx(result.expected_false_share, abs=0.01)
 
 
 def test_texts_that_do_not_differ_give_no_pair_and_the_reason():
@@ -137,10 +137,10 @@ def test_one_text_is_in_no_more_pairs_than_the_caps_say():
 
 
 def test_the_expected_false_share_stays_below_its_bound_where_p_is_lowered():
-    log = sample_log(2000, 5, 1000, seed=5)
+    log = sample_log(1200, 5, 1000, seed=5)
     strict, loose = PairRules(p_win=0.8), PairRules(p_win=0.8, max_false_share=0.15)
     result = balanced(pairs_from_log(log, strict))
-    assert 0.045 < result.expected_false_share <= 0.05 and result.dropped["false_share"] > 100
+    assert 0.045 < result.expected_false_share <= 0.05 and result.dropped["false_share"] > 50
     assert 0.05 < pairs_from_log(log, loose).expected_false_share <= 0.15
 
 
@@ -155,23 +155,23 @@ def test_the_order_of_the_log_changes_nothing():
 
 
 def test_a_key_with_thousands_of_texts_grows_with_the_texts_and_says_what_it_left():
-    sizes = [3000, 30_000]
+    sizes = [1500, 15_000]
     looked = [sum(len(first) for first, _ in candidate_pairs(np.array([size]))) for size in sizes]
-    assert looked[1] / looked[0] == pytest.approx(10, rel=0.02) and looked[0] <= 16 * 3000
-    n, rate = 20_000, np.linspace(0.02, 0.04, 3000)
+    assert looked[1] / looked[0] == pytest.approx(10, rel=0.02) and looked[0] <= 6 * 1500
+    n, rate = 20_000, np.linspace(0.02, 0.04, 1500)
     clicks = np.random.default_rng(7).binomial(n, rate)
     result = balanced(pairs_from_log(log_of(*(arm(f"文{i}", n, c) for i, c in enumerate(clicks)))))
-    assert result.counted["pairs"] == 3000 * 2999 // 2 and result.dropped["not_considered"] == result.counted["pairs"] - looked[0]
-    assert result.counted["kept"] > 1000 and "not_considered" in [finding.code for finding in result.warnings]
+    assert result.counted["pairs"] == 1500 * 1499 // 2 and result.dropped["not_considered"] == result.counted["pairs"] - looked[0]
+    assert result.counted["kept"] > 500 and "not_considered" in [finding.code for finding in result.warnings]
 
 
-@pytest.mark.parametrize("sizes", [[2, 1, 5], [33, 32, 40], [1, 1], []])
+@pytest.mark.parametrize("sizes", [[2, 1, 5], [17, 16, 40], [1, 1], []])
 def test_candidates_are_distinct_pairs_within_their_key(sizes):
     ends = np.cumsum(sizes)
     pairs = [pair for first, second in candidate_pairs(np.array(sizes, int)) for pair in zip(first, second, strict=True)]
     assert len(pairs) == len(set(pairs))
     assert all(one < two and np.searchsorted(ends, one, "right") == np.searchsorted(ends, two, "right") for one, two in pairs)
-    if all(size <= 32 for size in sizes):
+    if all(size <= SMALL for size in sizes):
         assert len(pairs) == sum(size * (size - 1) // 2 for size in sizes)
 
 
