@@ -64,7 +64,10 @@ def _candidate(run: Run, name: str, adapter: str, base: str) -> Candidate:
         )
     look = finite(read_weights(weight_files(target.folder, Path(WEIGHTS).stem)))
     if not look.ok:
-        raise ModelError(f"{target.folder}: {look.ja}。", f"{target.folder}: {look.en}.")
+        raise ModelError(
+            f"{target.folder}: {look.ja}。→ 別のチェックポイントを指定してください。",
+            f"{target.folder}: {look.en}. -> Give another checkpoint.",
+        )
     return Candidate(name, target.folder, adapter)
 
 
