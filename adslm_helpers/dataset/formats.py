@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import inspect
-import re
 import stat
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..environment.hub_token import hf_token
-from ..foreign_text import redacted
 from ..run_names import user_path
 from .encoding import LARGEST_FILE
-from .rows import Place, Problem, RawRow, fail
-from .textfiles import read_csv, read_json, read_jsonl
+from .hub import hub_rows, is_saved, refuse_unsafe_arrow, saved_rows
+from .rows import Place, Problem, RawRow, fail, short_error
+from .shapes import LOOKED_AT, Shape, detect_shape
+from .shaping import shaped
+from .textfiles import read_csv, read_json, read_jsonl, sheet_table
+from .unpack import GZIP_MARK, inner_name, unpacked, unpacked_head
 
-__all__ = ["Place", "Problem", "RawRow", "read_rows"]
+__all__ = ["KINDS", "Place", "Problem", "RawRow", "file_and_sheet", "read_pairs", "read_rows"]
 
-_SAFE_ARROW = "14.0.1"
+_BOOKS = (".xlsx", ".xlsm")
+_SLOW_S = 5.0  # between two words about a file that takes long
 # First bytes, what it is, what to do. A spreadsheet is a zip.
 _UNPACK = ("展開して、中のファイルを指定してください。", "Unpack it and give the file inside.")
 _CONTAINERS = (
-    (b"\x1f\x8b", "gzip", *_UNPACK),
+    (
+        GZIP_MARK,
+        "gzip",
+        "名前の終わりを .gz にしてください（例: pairs.jsonl.gz）。",
+        "Let its name end in .gz (as in pairs.jsonl.gz).",
+    ),
     (
         b"PK\x03\x04",
         "zip / Excel",
-        "zip は展開し、Excel は「CSV UTF-8」で保存してください。",
-        "Unpack a zip; save an Excel sheet as 'CSV UTF-8'.",
+        "zip は展開し、Excel は名前の終わりを .xlsx にしてください。",
+        "Unpack a zip; let the name of an Excel workbook end in .xlsx.",
     ),
     (b"BZh91AY&SY", "bzip2", *_UNPACK),
     (b"\xfd7zXZ", "xz", *_UNPACK),
     (b"\x28\xb5\x2f\xfd", "zstd", *_UNPACK),
     (b"7z\xbc\xaf", "7-Zip", *_UNPACK),
     (b"PAR1\x15", "Parquet", "名前の終わりを .parquet にしてください。", "Let its name end in .parquet."),
-    (b"\xd0\xcf\x11\xe0", "Excel (xls)", "「CSV UTF-8」で保存してください。", "Save it as 'CSV UTF-8'."),
+    (b"\xd0\xcf\x11\xe0", "Excel (xls)", "xlsx か「CSV UTF-8」で保存してください。", "Save it as xlsx or 'CSV UTF-8'."),
     (b"%PDF-", "PDF", "表を CSV で保存してください。", "Save the table as CSV."),
     *(
         (bytes((0x80, version)), "pickle", "JSONL か CSV で保存し直してください。", "Save it as JSONL or CSV.")
@@ -44,20 +53,67 @@ _CONTAINERS = (
     ),
 )
 
-_HUB = re.compile(r"hf:(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?::(?P<split>[\w.\[\]%:+-]+))?")
+
+def read_pairs(
+    source: str | Path,
+    columns: dict[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
+    every_pair: bool = False,
+    margin: float = 0.0,
+) -> tuple[Shape, Iterator[RawRow]]:
+    """The form of a source and its rows as prompt, chosen and rejected; the first 200 rows are read at once.
+
+    `columns` corrects the form (role -> column); `say` gets lines about it, and about how far a long file was read. `every_pair`
+    and `margin` are for several answers with scores, see `shaped`. Raises DataError as `read_rows` and `detect_shape` do.
+    """
+    rows = read_rows(source)
+    first = list(islice(rows, LOOKED_AT))
+    shape = detect_shape(first, columns)
+    for line in shape.lines() if say else ():
+        say(line)
+    every = chain(first, rows)
+    return shape, shaped(_told(every, say) if say else every, shape, every_pair, margin)
+
+
+def _told(rows: Iterator[RawRow], say: Callable[[str], None]) -> Iterator[RawRow]:
+    last = time.monotonic()
+    for number, row in enumerate(rows, 1):
+        yield row
+        if number % 1000 == 0 and time.monotonic() - last > _SLOW_S:
+            last = time.monotonic()
+            say(f"{number:,} 行を読みました / {number:,} rows read")
 
 
 def read_rows(source: str | Path) -> Iterator[RawRow]:
-    """The rows of a JSONL, JSON, CSV, TSV or Parquet file, or of `hf:owner/name[:split]`, one by one; blank lines are no rows.
+    """The rows of a JSONL, JSON, CSV, TSV, Parquet or xlsx file, of one of these in a .gz, of a folder that `save_to_disk` of
+    the datasets library wrote, or of `hf:owner/name[:split]`, one by one; blank lines are no rows.
 
-    Text may be UTF-8 (with or without BOM), UTF-16 with BOM, or CP932. Raises DataError at once when there is no such
-    file or it is of no known kind, and while reading when nothing of it can be read.
+    Text may be UTF-8 (with or without BOM), UTF-16 with BOM, or CP932; `book.xlsx#name` means one sheet. Raises DataError at once
+    when there is no such file or it is of no known kind, and while reading when nothing of it can be read.
     """
     name = str(source)
     if name.startswith("hf:"):
-        return _checked(_hub(name), name)
-    path = user_path(name)
+        return _checked(hub_rows(name), name)
+    path, sheet = file_and_sheet(name)
+    if sheet is not None:
+        return _checked(sheet_table(path, sheet), name)
     return _checked(_reader_of(path)(path), name)
+
+
+def file_and_sheet(name: str) -> tuple[Path, str | None]:
+    """The path in a source's name, and the sheet after its '#' where the path is a workbook that is there."""
+    path = user_path(name)
+    before, mark, sheet = name.rpartition("#")
+    if mark and sheet and Path(before).suffix.lower() in _BOOKS and _is_file(before) and not _is_file(name):
+        return user_path(before), sheet
+    return path, None
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return user_path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _reader_of(path: Path) -> Callable[[Path], Iterator[RawRow]]:
@@ -68,13 +124,12 @@ def _reader_of(path: Path) -> Callable[[Path], Iterator[RawRow]]:
     except OSError as error:  # a name too long, links in a circle, a folder that may not be entered
         _refuse_unreadable(str(path), error)
     if stat.S_ISDIR(kind):
-        _refuse_folder(path)
+        return saved_rows if is_saved(path) else _refuse_folder(path)
     if not stat.S_ISREG(kind):  # it may never end, or never begin
         fail(
             f"{path} は普通のファイルではありません（パイプや装置）。→ 中身をファイルに保存して、それを指定してください。",
             f"{path} is no regular file (a pipe or a device). -> Save its content to a file and give that.",
         )
-    reader = _READERS.get(path.suffix.lower())
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
@@ -82,21 +137,42 @@ def _reader_of(path: Path) -> Callable[[Path], Iterator[RawRow]]:
         _refuse_unreadable(str(path), error)
     if not head:
         _refuse_empty(str(path))
-    if reader not in (None, _parquet) and (found := next((what for mark, *what in _CONTAINERS if head.startswith(mark)), None)):
+    if path.suffix.lower() != ".gz":
+        return _reader_by(path, path.suffix.lower(), head)
+    reader = _reader_by(path, Path(inner_name(path)).suffix.lower(), unpacked_head(path))
+    return lambda packed: _of_gz(packed, reader)
+
+
+def _reader_by(path: Path, suffix: str, head: bytes) -> Callable[[Path], Iterator[RawRow]]:
+    """The reader for a name that ends so and a content that begins so."""
+    reader = _READERS.get(suffix)
+    if not head:
+        _refuse_empty(str(path))
+    found = next((what for mark, *what in _CONTAINERS if head.startswith(mark)), None)
+    if found and reader not in (None, _parquet, sheet_table):
         fail(
             f"{path} の中身は {found[0]} で、文字のファイルではありません。→ {found[1]}",
             f"{path} holds {found[0]}, not text. -> {found[2]}",
         )
     if reader is None and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         return read_json
+    if suffix == ".txt" and not found and {*b"\t,"} & {*head.splitlines()[0]}:  # what Excel calls Unicode text
+        return read_csv
     if reader is None:
-        kinds = " ".join(_READERS)
+        kinds = " ".join(KINDS)
         fail(
-            f"{path} は読める形式ではありません。→ {kinds} のどれかにしてください"
-            "（Excel は「CSV UTF-8」で保存、圧縮ファイルは展開してから）。",
-            f"{path} is of no kind that can be read. -> Use one of {kinds} (save Excel sheets as 'CSV UTF-8', unpack archives).",
+            f"{path} は読める形式ではありません。→ {kinds} のどれかにしてください（zip などの圧縮ファイルは展開してから）。",
+            f"{path} is of no kind that can be read. -> Use one of {kinds} (unpack zip and other archives).",
         )
     return reader
+
+
+def _of_gz(path: Path, reader: Callable[[Path], Iterator[RawRow]]) -> Iterator[RawRow]:
+    """The rows of a packed file, with places in it and not in the temporary file."""
+    with unpacked(path) as plain:
+        for row in reader(plain):
+            place = replace(row.place, source=str(path))
+            yield replace(row, place=place, problem=row.problem and replace(row.problem, place=place))
 
 
 def _checked(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
@@ -119,16 +195,9 @@ def _checked(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
 
 def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow
-    from packaging.version import Version
     from pyarrow import parquet
 
-    if Version(pyarrow.__version__) < Version(_SAFE_ARROW):
-        fail(
-            f"pyarrow {pyarrow.__version__} は、Parquet を読むときに中のプログラムを動かすことがあります（CVE-2023-47248）。"
-            "→ pyarrow を 14.0.1 以上にするか、JSONL か CSV にしてください。",
-            f"pyarrow {pyarrow.__version__} may run code that a Parquet file holds (CVE-2023-47248). "
-            "-> Use pyarrow 14.0.1 or newer, or save the rows as JSONL or CSV.",
-        )
+    refuse_unsafe_arrow()
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
@@ -139,8 +208,8 @@ def _parquet(path: Path) -> Iterator[RawRow]:
                     yield RawRow(value, Place(str(path), number, "row"))
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:  # a date of the year 300,000, among others
         fail(
-            f"{path} を Parquet として読めません（{_short(error)}、{number}件まで読めました）。→ もう一度書き出してください。",
-            f"{path} cannot be read as Parquet ({_short(error)}; {number} rows were read). -> Export it again.",
+            f"{path} を Parquet として読めません（{short_error(error)}、{number}件まで読めました）。→ もう一度書き出してください。",
+            f"{path} cannot be read as Parquet ({short_error(error)}; {number} rows were read). -> Export it again.",
         )
 
 
@@ -155,35 +224,6 @@ def _refuse_large_parquet(path: Path, facts: Any) -> None:
         )
 
 
-def _hub(source: str) -> Iterator[RawRow]:
-    """The rows of a Hub dataset, which is fetched at once: a wrong name must fail before a run is touched."""
-    match = _HUB.fullmatch(source)
-    if not match:
-        fail(
-            f"{source} は Hugging Face の名前ではありません。→ hf:owner/name か hf:owner/name:split と書いてください。",
-            f"{source} is no Hugging Face name. -> Write hf:owner/name or hf:owner/name:split.",
-        )
-    name, split = match["name"], match["split"] or "train"
-    try:
-        from datasets import load_dataset
-
-        # datasets before 2.20 runs a dataset's own script unless told not to, from 4.0 on it never does.
-        options = {"trust_remote_code": False} if "trust_remote_code" in inspect.signature(load_dataset).parameters else {}
-        rows = load_dataset(name, split=split, token=hf_token(), **options)
-    except Exception as error:  # the Hub fails in the classes of many libraries; each is told to the user
-        fail(
-            f"{source} を取得できません（{_short(error)}）。"
-            "→ 名前・分割名・ネットワーク・HF_TOKEN を確かめるか、ファイルを渡してください。",
-            f"{source} cannot be loaded ({_short(error)}). -> Check name, split, network and HF_TOKEN, or give a file.",
-        )
-    return (RawRow(value, Place(f"hf:{name}:{split}", number, "row")) for number, value in enumerate(rows, 1))
-
-
-def _short(error: Exception) -> str:
-    lines = redacted(str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
@@ -191,12 +231,15 @@ _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": _parquet,
+    **dict.fromkeys((*_BOOKS, ".xls", ".xlsb", ".ods"), sheet_table),  # the last three are refused in words
 }
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", *_BOOKS, ".gz")
+"""How the names of files that can be read end; before '.gz' stands one of the others."""
 
 
 def _refuse_folder(path: Path) -> NoReturn:
     names = _names(path)
-    readable = [name for name in names if Path(name).suffix.lower() in _READERS] or names
+    readable = [name for name in names if Path(name).suffix.lower() in KINDS] or names
     listing = ", ".join(readable[:8]) + (", ..." if len(readable) > 8 else "") if readable else "(empty)"
     fail(
         f"{path} はフォルダーです。→ 中のファイルを1つ選んでください: {listing}",
@@ -207,7 +250,7 @@ def _refuse_folder(path: Path) -> NoReturn:
 def _refuse_missing(path: Path) -> NoReturn:
     names = _names(path.parent)
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    close = close or [name for name in names if Path(name).suffix.lower() in _READERS][:8]
+    close = close or [name for name in names if Path(name).suffix.lower() in KINDS][:8]
     ja, en = (f"近い名前: {', '.join(close)}", f"Near names: {', '.join(close)}") if close else ("", "")
     where = path.parent if path.parent.is_dir() else f"{path.parent} (?)"
     fail(
@@ -231,7 +274,7 @@ def _refuse_empty(name: str) -> NoReturn:
 
 
 def _refuse_unreadable(name: str, error: OSError) -> NoReturn:
-    reason = error.strerror or _short(error)
+    reason = error.strerror or short_error(error)
     fail(
         f"{name} を読めません（{reason}）。→ 権限とファイルの状態を確かめてください。",
         f"{name} cannot be read ({reason}). -> Check its permissions and that it is whole.",

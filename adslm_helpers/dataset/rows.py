@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import DataError
+from ..foreign_text import redacted
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it was found; `value` is None where `problem` says that it could not be read."""
+    """One row as it was found; `value` is None where `problem` says that it could not be read.
+
+    `again`: a further pair of a source row that gave another one before (of several answers, say).
+    """
 
     value: Any
     place: Place
     problem: Problem | None = None
+    again: bool = False
 
     @property
     def place_ja(self) -> str:
@@ -67,9 +72,26 @@ class RawRow:
         return self.place.en
 
 
+class Unusable(Exception):
+    """Ends the reading of one row; never leaves the module that reads it."""
+
+    def __init__(self, code: str, ja: str, en: str):
+        super().__init__(code)
+        self.code, self.ja, self.en = code, ja, en
+
+    def at(self, place: Place) -> Problem:
+        return Problem(self.code, self.ja, self.en, place)
+
+
 def fail(ja: str, en: str) -> NoReturn:
     """Raises DataError, without the error of a library that may be under way."""
     raise DataError(ja, en) from None
+
+
+def short_error(error: Exception) -> str:
+    """The class of a library's error and its first line, without secrets."""
+    lines = redacted(str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def broken(code: str, ja: str, en: str, place: Place) -> RawRow:

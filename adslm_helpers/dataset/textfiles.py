@@ -1,4 +1,4 @@
-"""JSONL, JSON, CSV and TSV -> raw rows with their lines, in whatever encoding a Japanese office saves them."""
+"""JSONL, JSON, CSV, TSV and sheets -> raw rows with their lines, in whatever encoding a Japanese office saves them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from .encoding import LARGEST_DOCUMENT, LONGEST_LINE, open_text, refuse_large, text_lines
 from .rows import Place, RawRow, broken, fail
+from .sheets import sheet_rows
 
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is no UTF-8
 
@@ -206,3 +207,29 @@ def _csv_row(header: list[str], cells: list[str], place: Place) -> RawRow:
         return broken("too_many_cells", ja, en, place)
     padded = cells + [""] * (len(header) - len(cells))
     return RawRow({name: cell for name, cell in zip(header, padded, strict=True) if name}, place)
+
+
+def sheet_table(path: Path, sheet: str | None = None) -> Iterator[RawRow]:
+    """The rows below the first one of at least two cells: a sheet may begin with a title. A line is that of the sheet.
+
+    A cell without a heading is kept under its column's letters (`column_F`): a note at the side of a table is no fault of its row.
+    """
+    header: list[str] = []
+    for number, values in enumerate(sheet_rows(path, sheet), 1):
+        cells = [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
+        if not header:
+            if sum(cell is not None for cell in cells) > 1:
+                header = _header(["" if cell is None else str(cell) for cell in cells], Place(str(path), number))
+        elif any(cell is not None and cell != "" for cell in cells):
+            yield RawRow(_under(header, cells), Place(str(path), number))
+
+
+def _under(header: list[str], cells: list[Any]) -> dict[str, Any]:
+    from openpyxl.utils import get_column_letter
+
+    row: dict[str, Any] = {name: None for name in header if name}
+    for place, cell in enumerate(cells, 1):
+        name = header[place - 1] if place <= len(header) else ""
+        if name or cell is not None:
+            row[name or f"column_{get_column_letter(place)}"] = cell
+    return row

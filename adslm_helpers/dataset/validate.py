@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..foreign_text import brief
 from ..text.brief import whole_prompt
-from .rows import Place, Problem, RawRow
+from .rows import Place, Problem, RawRow, Unusable
 
 SIDES = ("prompt", "chosen", "rejected")
 ROLES = ("system", "user", "assistant")
@@ -26,8 +26,10 @@ _RESERVED = ("id", "source")  # ours; a user's column of that name is kept as or
 
 @dataclass
 class Validation:
-    """What became of the rows: rows_in == len(pairs) + sum(dropped.values()).
+    """What became of the rows: pairs_in == len(pairs) + sum(dropped.values()).
 
+    `rows_in` counts rows of the source, `pairs_in` what they gave: more than rows_in only where a row holds several answers and
+    every pair of them was asked for. A row that gives no pair counts as one that was dropped, so rows_in <= pairs_in.
     `problems` holds the first dropped rows (at most a quarter of them of one kind); `notes` counts what was changed or
     left out in rows that were kept: 'stripped' (outer white space), 'left_out:COLUMN' (a value that is no plain JSON).
     """
@@ -37,14 +39,7 @@ class Validation:
     problems: list[Problem] = field(default_factory=list)
     rows_in: int = 0
     notes: Counter[str] = field(default_factory=Counter)
-
-
-class _Invalid(Exception):
-    """Ends the reading of one row; never leaves this module."""
-
-    def __init__(self, code: str, ja: str, en: str):
-        super().__init__(code)
-        self.code, self.ja, self.en = code, ja, en
+    pairs_in: int = 0
 
 
 def validate(rows: Iterable[RawRow], max_reported: int = 20) -> Validation:
@@ -52,20 +47,23 @@ def validate(rows: Iterable[RawRow], max_reported: int = 20) -> Validation:
     result = Validation()
     seen: dict[str, Place] = {}
     for raw in rows:
-        result.rows_in += 1
+        result.pairs_in += 1
+        result.rows_in += not raw.again
         outcome, notes = _normalise(raw)
         if isinstance(outcome, dict):
-            earlier = seen.setdefault(_digest(outcome), raw.place)
-            if earlier is raw.place:
+            digest = _digest(outcome)
+            if digest not in seen:
+                seen[digest] = raw.place
                 result.pairs.append(outcome)
                 result.notes.update(notes)
                 continue
+            earlier = seen[digest]
             ja, en = f"{earlier.ja} と同じ対です。", f"The same pair as {earlier.en}."
             outcome = Problem("duplicate", ja, en, raw.place)
         result.dropped[outcome.code] += 1
         if len(result.problems) < max_reported and result.dropped[outcome.code] <= max(1, max_reported // 4):
             result.problems.append(outcome)
-    assert result.rows_in == len(result.pairs) + sum(result.dropped.values())
+    assert result.rows_in <= result.pairs_in == len(result.pairs) + sum(result.dropped.values())
     return result
 
 
@@ -83,8 +81,8 @@ def _normalise(raw: RawRow) -> tuple[dict | Problem, list[str]]:
     notes: list[str] = []
     try:
         row = _pair(raw.value, notes)
-    except _Invalid as invalid:
-        return Problem(invalid.code, invalid.ja, invalid.en, raw.place), []
+    except Unusable as unusable:
+        return unusable.at(raw.place), []
     ours = {**{side: row[side] for side in SIDES}, "id": _digest(row)[:12], "source": raw.place.short}
     return {**ours, **{key: value for key, value in row.items() if key not in ours}}, sorted(set(notes))
 
@@ -247,7 +245,7 @@ def _column(value: dict, side: str) -> str | None:
 
 
 def _no(code: str, ja: str, en: str) -> NoReturn:
-    raise _Invalid(code, ja, en)
+    raise Unusable(code, ja, en)
 
 
 def _no_column(side: str, value: dict) -> NoReturn:

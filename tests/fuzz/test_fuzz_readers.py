@@ -1,6 +1,7 @@
 """Readers and validation on damaged files: rows in = kept + dropped, or words; no other error, no file, no code run."""
 
 import codecs
+import gzip
 import io
 import json
 import re
@@ -9,8 +10,12 @@ from hypothesis import strategies as st
 
 from adslm_helpers.dataset import encoding
 from adslm_helpers.dataset.build import build_dataset, load_split
-from adslm_helpers.dataset.formats import read_rows
+from adslm_helpers.dataset.formats import RawRow, read_pairs, read_rows
 from adslm_helpers.dataset.report import REASONS
+from adslm_helpers.dataset.rows import Place
+from adslm_helpers.dataset.shapes import detect_shape
+from adslm_helpers.dataset.shaping import REASONS as SHAPE_REASONS
+from adslm_helpers.dataset.shaping import shaped
 from adslm_helpers.dataset.validate import SIDES, validate
 from adslm_helpers.errors import AdslmError, DataError
 from adslm_helpers.recipe import load_recipe
@@ -48,18 +53,19 @@ TEXT_SEEDS = [
 NAMES = st.sampled_from(("a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a", "a.ndjson", "a.JSON"))
 
 
-def check(path, run=False):
+def check(path, read=read_rows):
     """Reads and validates `path`; what comes out is whole, or the error has words."""
     before = everything(path.parent)
     try:
-        result = validate(read_rows(path))
+        result = validate(read(path))
     except DataError as error:
         checked_words(error)
         result = None
     assert everything(path.parent) == before
     if result is None:
         return None
-    assert result.rows_in == len(result.pairs) + sum(result.dropped.values()) and set(result.dropped) <= set(REASONS)
+    assert result.rows_in == len(result.pairs) + sum(result.dropped.values())
+    assert set(result.dropped) <= {*REASONS, *SHAPE_REASONS}
     for problem in result.problems:
         assert 0 < len(problem.line_ja) < 2000 and problem.place.number >= 1
         problem.line_en.encode("utf-8")
@@ -142,6 +148,91 @@ def test_damaged_parquet(content):
     with place() as folder:
         (folder / "a.parquet").write_bytes(content)
         check(folder / "a.parquet")
+
+
+def book_seed():
+    import openpyxl
+
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    for row in (["依頼", "良い", "悪い", "日"], *([*list(pair.values())[:3], pair["ctr"]] for pair in PAIRS)):
+        book.active.append(row)
+    book.active.merge_cells("A2:A3")
+    book.save(out)
+    return out.getvalue()
+
+
+@fuzzed(100, content=damaged(book_seed(), PICKLE, LINES.encode()), name=st.sampled_from(("a.xlsx", "a.xlsm", "a.xls", "a.csv")))
+def test_damaged_workbooks(content, name):
+    with place() as folder:
+        (folder / name).write_bytes(content)
+        check(folder / name, lambda path: read_pairs(path)[1])
+
+
+@fuzzed(100, content=damaged(gzip.compress(LINES.encode()), gzip.compress(TABLE.encode("cp932")), PICKLE), name=NAMES)
+def test_damaged_gz(content, name):
+    with place() as folder:
+        (folder / f"{name}.gz").write_bytes(content)
+        check(folder / f"{name}.gz", lambda path: read_pairs(path)[1])
+
+
+COLUMNS = st.sampled_from(
+    [
+        "prompt",
+        "query",
+        "instruction",
+        "input",
+        "system",
+        "history",
+        "chosen",
+        "rejected",
+        "response",
+        "rejected_response",
+        "response_a",
+        "response_b",
+        "answers",
+        "scores",
+        "ranks",
+        "label",
+        "winner",
+        "winner_a",
+        "winner_tie",
+        "score_a",
+        "score_b",
+        "completions",
+        "output",
+        "conversations",
+        "messages",
+        "依頼",
+        "良い",
+        "悪い",
+        "案1",
+        "案2",
+        "点1",
+        "順位2",
+    ]
+)
+CELLS = st.one_of(
+    VALUES,
+    st.sampled_from(
+        ("a", "b", 0, 1, "1", "tie", [1, 2], ["x", "y"], '["x", "y"]', "\n\nHuman: q\n\nAssistant: a", [{"text": "x", "score": 1}, {"text": "y"}],
+         [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], {"role": "user", "content": [{"type": "text"}]}, [["q", "a"]])
+    ),
+)  # fmt: skip
+
+
+@fuzzed(500, rows=st.lists(st.dictionaries(COLUMNS, CELLS, max_size=8), min_size=1, max_size=4), every=st.booleans())
+def test_rows_of_any_form_are_kept_or_counted(rows, every):
+    raws = [RawRow(value, Place("a", number)) for number, value in enumerate(rows, 1)]
+    try:
+        shape = detect_shape(raws)
+    except DataError as error:
+        return checked_words(error)
+    result = validate(shaped(iter(raws), shape, every))
+    assert result.rows_in == len(rows) and set(result.dropped) <= {*REASONS, *SHAPE_REASONS}
+    assert result.pairs_in == len(result.pairs) + sum(result.dropped.values())
+    for text in (*shape.lines(), *(problem.line_ja + problem.line_en for problem in result.problems)):
+        assert len(text) < 4000
+        text.encode("utf-8")
 
 
 @fuzzed(60, content=damaged(LINES.encode(), TABLE.encode(), json.dumps(PAIRS).encode()), name=NAMES, strict=st.booleans())

@@ -1,5 +1,6 @@
 """Readers: every row with its line, whatever the container and the encoding; broken rows are handed on, not lost."""
 
+import gzip
 import json
 import sys
 import types
@@ -161,7 +162,7 @@ def test_nothing_to_read_is_an_error(tmp_path, name, content):
 
 
 def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path):
-    assert ".parquet" in refusal(write(tmp_path, "a.xlsx", b"PK\x03\x04")).ja
+    assert ".xlsx" in refusal(write(tmp_path, "a.docx", b"PK\x03\x04")).ja
 
 
 def test_hub_rows_have_places_and_failures_have_reasons(monkeypatch):
@@ -183,3 +184,46 @@ def test_hub_rows_have_places_and_failures_have_reasons(monkeypatch):
     assert "owner/name" in refusal("hf:../../etc/passwd").en
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "datasets" in refusal("hf:team/ads").en
+
+
+def test_gz_rows_have_their_place_in_the_packed_file(tmp_path):
+    path = write(tmp_path, "a.jsonl.gz", gzip.compress(json.dumps(PAIR).encode() + b"\n{broken\n"))
+    rows = list(read_rows(path))
+    assert rows[0].value == PAIR and [row.place.source for row in rows] == [str(path)] * 2
+    assert rows[1].problem.line_en.startswith(f"{path} line 2")
+    array = refusal(write(tmp_path, "a.json.gz", gzip.compress(b'[{"a": 1},')))
+    assert str(tmp_path / "a.json.gz") in array.en and "adslm-gz" not in array.en
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl.gz", b"{}", "cannot be unpacked as gzip"),
+        ("a.exe.gz", gzip.compress(b"MZ"), ".parquet .xlsx"),
+        ("a.csv.gz", gzip.compress(b""), "holds no row"),
+        ("a.csv.gz", gzip.compress(b"PK\x03\x04" + b"x" * 50), "holds zip"),
+        ("a.jsonl", gzip.compress(b"{}"), "Let its name end in .gz"),
+        ("a.csv", b"PK\x03\x04" + b"x" * 50, "end in .xlsx"),
+    ],
+    ids=["text", "exe", "empty", "zip-in-gz", "gz-as-jsonl", "zip-as-csv"],
+)
+def test_packed_files_that_are_something_else(tmp_path, name, content, words):
+    assert words in refusal(write(tmp_path, name, content)).en
+
+
+def test_a_table_that_a_spreadsheet_saved_as_unicode_text(tmp_path):
+    text = "\r\n".join("\t".join(cells) for cells in (PAIR.keys(), PAIR.values()))
+    assert [row.value for row in read_rows(write(tmp_path, "a.txt", text.encode("utf-16")))] == [PAIR]
+    assert "of no kind" in refusal(write(tmp_path, "b.txt", "ただの文です")).en
+
+
+def test_a_folder_that_the_datasets_library_saved(tmp_path, monkeypatch):
+    (tmp_path / "saved").mkdir()
+    write(tmp_path / "saved", "dataset_dict.json", "{}")
+    splits = {"test": [], "train": [PAIR, PAIR]}
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_from_disk=lambda path: splits))
+    assert [row.value for row in read_rows(tmp_path / "saved")] == [PAIR, PAIR]
+    splits["valid"] = splits.pop("train")
+    assert "test, valid" in refusal(tmp_path / "saved").en
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_from_disk=lambda path: 1 / 0))
+    assert "ZeroDivisionError" in refusal(tmp_path / "saved").en
