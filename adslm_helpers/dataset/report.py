@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ..foreign_text import harmless
 from .audit_finding import Finding, findings_html
 from .rows import Problem
+from .shaping import REASONS as SHAPE_REASONS
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
@@ -28,11 +29,16 @@ REASONS = {
     "nul_character": ("NUL 文字", "NUL character"),
     "duplicate": ("重複", "duplicate"),
 }
+_WORDS = {**REASONS, **SHAPE_REASONS}
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """The result of `build_dataset`: rows_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval']."""
+    """The result of `build_dataset`: pairs_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval'].
+
+    `pairs_in` is rows_in where it is not given; a row of several answers may hold more pairs. `audit` is what `Audit.to_dict` says but for
+    the findings: 'passed', 'trustworthy' (whether held-out numbers may be promised), 'verdict_ja', 'verdict_en' and 'counts'.
+    """
 
     run: str
     source: str
@@ -45,6 +51,8 @@ class DatasetReport:
     findings: list[Finding]
     split: dict
     sha256: dict[str, str]
+    pairs_in: int | None = None
+    audit: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Plain JSON values, as report.json holds them."""
@@ -52,21 +60,26 @@ class DatasetReport:
             {"code": problem.code, "source": problem.place.short, "ja": problem.line_ja, "en": problem.line_en}
             for problem in self.problems
         ]
-        return {**asdict(self), "problems": problems, "findings": [finding.to_dict() for finding in self.findings]}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {**asdict(self), "pairs_in": self.pairs_in or self.rows_in, "problems": problems, "findings": findings}
 
     def lines(self) -> list[str]:
         """The summary, each line in Japanese, then in English."""
-        pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5])]
+        pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5]), *self._verdict()]
         lines = [harmless(line) for pair in pairs for line in pair]
         return lines + [line for finding in self.findings for line in finding.lines()]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
         ja, en = (f"（{reasons}）" if dropped else "" for reasons in reason_counts(self.dropped))
+        several = self.pairs_in and self.pairs_in != self.rows_in
+        held_ja, held_en = (f"（{self.pairs_in:,}対）", f" ({self.pairs_in:,} pairs)") if several else ("", "")
+        unit_ja, unit_en = ("対", " pairs") if several else ("行", "")
         counts = [
             (
-                f"{self.source}: {self.rows_in:,}行 → 採用 {self.kept:,}行、除外 {dropped:,}行{ja}",
-                f"{self.source}: {self.rows_in:,} rows -> {self.kept:,} kept, {dropped:,} dropped{en.translate(_ASCII)}",
+                f"{self.source}: {self.rows_in:,}行{held_ja} → 採用 {self.kept:,}{unit_ja}、除外 {dropped:,}{unit_ja}{ja}",
+                f"{self.source}: {self.rows_in:,} rows{held_en} -> {self.kept:,}{unit_en} kept, "
+                f"{dropped:,}{unit_en} dropped{en.translate(_ASCII)}",
             )
         ]
         if stripped := self.notes.get("stripped"):
@@ -85,9 +98,13 @@ class DatasetReport:
         )
         return counts
 
+    def _verdict(self) -> list[tuple[str, str]]:
+        return [(self.audit["verdict_ja"], self.audit["verdict_en"])] if self.audit else []
+
     def _repr_html_(self) -> str:
         """The same for a notebook; every text is escaped, for it may come from the user's data."""
         counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in self._counts())
+        counts += "".join(f"<p><b>{_both(ja, en)}</b></p>" for ja, en in self._verdict())
         problems = "".join(f"<li>{_both(problem.line_ja, problem.line_en)}</li>" for problem in self.problems)
         listing = f"<details><summary>除外した行の例 / Dropped rows</summary><ul>{problems}</ul></details>" if problems else ""
         return f"<div>{counts}{findings_html(self.findings)}{listing}</div>"
@@ -99,7 +116,7 @@ _ASCII = str.maketrans({"（": " (", "）": ")"})
 def reason_counts(dropped: dict[str, int]) -> tuple[str, str]:
     """'重複 2、JSON でない 1' and 'duplicate 2, not JSON 1', the most frequent first."""
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    words = [(*REASONS.get(code, (code, code)), count) for code, count in ordered]
+    words = [(*_WORDS.get(code, (code, code)), count) for code, count in ordered]
     return "、".join(f"{ja} {count:,}" for ja, _, count in words), ", ".join(f"{en} {count:,}" for _, en, count in words)
 
 
