@@ -1,6 +1,7 @@
 """The report shows counts, verdict and findings, in lines, on a page and as JSON, and escapes what the data hold."""
 
 import json
+
 from adslm_helpers.dataset.audit import audit
 from adslm_helpers.dataset.report import DatasetReport
 from adslm_helpers.dataset.split import split_pairs
