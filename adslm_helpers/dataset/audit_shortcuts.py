@@ -40,7 +40,7 @@ def find_surface_rule(rows: Sequence[dict]) -> Finding | None:
         "surface_rule", severity, best.accuracy,
         f"中身を読まなくても見た目だけで chosen と rejected を見分けられます: {ja}{note[0]}。",
         f"Surface alone tells chosen from rejected: {en}{note[1]}.",
-        pair_examples(looked, range(3)),
+        pair_examples(looked, range(len(looked))),
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def find_prompt_blind(rows: Sequence[dict]) -> Finding | None:
         f"プロンプトを見ない判定器が、文字の並びだけで未知の対の {probe.accuracy:.1%} を当てます{part[0]}。手がかり: {ja}。",
         f"A judge that never sees the prompt is right about {probe.accuracy:.1%} of unseen pairs by their letters{part[1]}. "
         f"It goes by: {en}.",
-        pair_examples(rows, range(3)),
+        pair_examples(rows, range(len(rows))),
     )  # fmt: skip
 
 
