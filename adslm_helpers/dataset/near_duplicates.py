@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..text.brief import whole_prompt
@@ -98,11 +99,16 @@ def alike_texts(left: Sequence[str], right: Sequence[str]) -> dict[str, str]:
 
 
 def _alike(one: str, other: str, like: float = LIKE) -> bool:
-    from rapidfuzz import fuzz
-
     if one == other:
         return True
-    return min(len(one), len(other)) >= SHORTEST and fuzz.ratio(one, other, score_cutoff=100 * like) > 0
+    return min(len(one), len(other)) >= SHORTEST and _ratio()(one, other, score_cutoff=100 * like) > 0
+
+
+@cache
+def _ratio() -> Callable[..., float]:
+    from rapidfuzz import fuzz
+
+    return fuzz.ratio
 
 
 def _root(copies: dict[int, int], number: int) -> int:
