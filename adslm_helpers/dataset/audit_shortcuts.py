@@ -18,6 +18,7 @@ PROBE_WARN, PROBE_ERROR = 0.85, 0.95
 FEW_PAIRS = 30  # below, one of thousands of rules fits by chance
 MOST_PAIRS = 20_000
 """A sample of so many gives the accuracy of a rule to within 0.7 points (two standard errors at 0.5)."""
+_MOST_CHARACTERS, _LEAST_ROWS = 3_000_000, 200  # long texts are sampled more thinly: it is their characters that take the time
 _LENGTH_RATIO = (1.5, 3.0)
 
 
@@ -39,7 +40,7 @@ def find_surface_rule(rows: Sequence[dict]) -> Finding | None:
         "surface_rule", severity, best.accuracy,
         f"中身を読まなくても見た目だけで chosen と rejected を見分けられます: {ja}{note[0]}。",
         f"Surface alone tells chosen from rejected: {en}{note[1]}.",
-        pair_examples(looked, range(3)),
+        pair_examples(looked, range(len(looked))),
     )  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def find_prompt_blind(rows: Sequence[dict]) -> Finding | None:
         f"プロンプトを見ない判定器が、文字の並びだけで未知の対の {probe.accuracy:.1%} を当てます{part[0]}。手がかり: {ja}。",
         f"A judge that never sees the prompt is right about {probe.accuracy:.1%} of unseen pairs by their letters{part[1]}. "
         f"It goes by: {en}.",
-        pair_examples(rows, range(3)),
+        pair_examples(rows, range(len(rows))),
     )  # fmt: skip
 
 
@@ -84,7 +85,12 @@ def find_length_imbalance(rows: Sequence[dict], tokenizer: Any = None) -> Findin
 
 
 def sample(rows: Sequence[dict], most: int) -> tuple[Sequence[dict], tuple[str, str]]:
-    """At most so many of the rows, in their order, drawn by a fixed seed; and the words that say so where some were left out."""
+    """At most so many of the rows, in their order, drawn by a fixed seed; and the words that say so where some were left out.
+
+    Fewer where the answers are long: about three million characters, and 200 rows at least.
+    """
+    characters = sum(len(row["chosen"]) + len(row["rejected"]) for row in rows)
+    most = min(most, max(_LEAST_ROWS, len(rows) * _MOST_CHARACTERS // max(1, characters)))
     if len(rows) <= most:
         return rows, ("", "")
     numbers = sorted(random.Random(0).sample(range(len(rows)), most))

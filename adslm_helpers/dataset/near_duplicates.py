@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..text.brief import whole_prompt
@@ -91,18 +92,23 @@ def alike_texts(left: Sequence[str], right: Sequence[str]) -> dict[str, str]:
     for start in range(0, len(there), _CHUNK):
         others = [text for text in dict.fromkeys(left) if text not in found]
         texts = [*others, *there[start : start + _CHUNK]]
-        for first, second in _candidates(texts, [0] * len(texts)):
-            if first < len(others) <= second and texts[first] not in found and _alike(texts[first], texts[second]):
+        for first, second in _candidates(texts, [0] * len(texts), across=len(others)):
+            if texts[first] not in found and _alike(texts[first], texts[second]):
                 found[texts[first]] = texts[second]
     return found
 
 
 def _alike(one: str, other: str, like: float = LIKE) -> bool:
-    from rapidfuzz import fuzz
-
     if one == other:
         return True
-    return min(len(one), len(other)) >= SHORTEST and fuzz.ratio(one, other, score_cutoff=100 * like) > 0
+    return min(len(one), len(other)) >= SHORTEST and _ratio()(one, other, score_cutoff=100 * like) > 0
+
+
+@cache
+def _ratio() -> Callable[..., float]:
+    from rapidfuzz import fuzz
+
+    return fuzz.ratio
 
 
 def _root(copies: dict[int, int], number: int) -> int:
@@ -111,8 +117,11 @@ def _root(copies: dict[int, int], number: int) -> int:
     return number
 
 
-def _candidates(texts: Sequence[str], groups: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of numbers, sorted and the smaller first, that share a group and a bucket and stand near each other in it by their letters."""
+def _candidates(texts: Sequence[str], groups: Sequence[int], across: int | None = None) -> list[tuple[int, int]]:
+    """Pairs of numbers, sorted and the smaller first, that share a group and a bucket and stand near each other in it by their letters.
+
+    `across`: only pairs of a number below it and one that is not.
+    """
     import numpy
 
     if len(texts) < 2:
@@ -126,6 +135,9 @@ def _candidates(texts: Sequence[str], groups: Sequence[int]) -> list[tuple[int, 
             left, right = sequence[:-step], sequence[step:]
             same = bucket[left] == bucket[right]
             low, high = numpy.minimum(left[same], right[same]), numpy.maximum(left[same], right[same])
+            if across is not None:
+                apart = (low < across) & (high >= across)
+                low, high = low[apart], high[apart]
             met.append(low * len(texts) + high)
     pairs = numpy.unique(numpy.concatenate(met))
     return list(zip((pairs // len(texts)).tolist(), (pairs % len(texts)).tolist(), strict=True))

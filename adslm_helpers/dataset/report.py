@@ -10,6 +10,7 @@ from .audit import Audit
 from .audit_finding import Finding
 from .repair import Repair
 from .rows import Problem
+from .shaping import REASONS as SHAPE_REASONS
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),
@@ -30,6 +31,7 @@ REASONS = {
     "nul_character": ("NUL 文字", "NUL character"),
     "duplicate": ("重複", "duplicate"),
 }
+_WORDS = {**REASONS, **SHAPE_REASONS}
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,14 @@ class DatasetReport:
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
         ja, en = (f"（{reasons}）" if dropped else "" for reasons in reason_counts(self.dropped))
+        several = self.pairs_in and self.pairs_in != self.rows_in
+        held_ja, held_en = (f"（{self.pairs_in:,}対）", f" ({self.pairs_in:,} pairs)") if several else ("", "")
+        unit_ja, unit_en = ("対", " pairs") if several else ("行", "")
         counts = [
             (
-                f"{self.source}: {self.rows_in:,}行 → 採用 {self.kept:,}行、除外 {dropped:,}行{ja}",
-                f"{self.source}: {self.rows_in:,} rows -> {self.kept:,} kept, {dropped:,} dropped{en.translate(_ASCII)}",
+                f"{self.source}: {self.rows_in:,}行{held_ja} → 採用 {self.kept:,}{unit_ja}、除外 {dropped:,}{unit_ja}{ja}",
+                f"{self.source}: {self.rows_in:,} rows{held_en} -> {self.kept:,}{unit_en} kept, "
+                f"{dropped:,}{unit_en} dropped{en.translate(_ASCII)}",
             )
         ]
         if stripped := self.notes.get("stripped"):
@@ -117,7 +123,7 @@ _ASCII = str.maketrans({"（": " (", "）": ")"})
 def reason_counts(dropped: dict[str, int]) -> tuple[str, str]:
     """'重複 2、JSON でない 1' and 'duplicate 2, not JSON 1', the most frequent first."""
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    words = [(*REASONS.get(code, (code, code)), count) for code, count in ordered]
+    words = [(*_WORDS.get(code, (code, code)), count) for code, count in ordered]
     return "、".join(f"{ja} {count:,}" for ja, _, count in words), ", ".join(f"{en} {count:,}" for _, en, count in words)
 
 

@@ -216,6 +216,13 @@ def test_long_sets_are_sampled_and_say_so(monkeypatch):
     assert "（100行の標本で）" in result["surface_rule"].ja and "sample of 100 rows" in result["degenerate"].en
 
 
+def test_long_texts_are_sampled_more_thinly_and_one_very_long_text_is_read(monkeypatch):
+    monkeypatch.setattr("adslm_helpers.dataset.audit_shortcuts._MOST_CHARACTERS", 10_000)
+    assert "標本" in found([{**r, "chosen": r["chosen"] * 2} for r in honest(600)])["surface_rule"].ja
+    rows = [row(f"{name}の店", "長い。" * 20_000, "短い。") for name in "甲乙"]
+    assert {"length_imbalance", "degenerate"} <= found(rows).keys()
+
+
 def test_what_takes_long_is_announced(monkeypatch):
     said = []
     audit(honest(40), say=said.append)
