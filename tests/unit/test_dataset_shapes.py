@@ -320,6 +320,7 @@ def test_system_and_history_stay_messages():
         ("bad_messages", {"chosen": [assistant("a"), "b"]}),
         ("not_text", {"chosen": 3}),
         ("empty_rejected", {"rejected": None}),
+        ("empty_prompt", {"prompt": None, "system": "短く"}),
         ("bad_messages", {"chosen": [user("a"), user("b")]}),
     ],
 )
@@ -354,6 +355,13 @@ def test_what_only_some_rows_have_belongs_to_all(tmp_path):
     assert late == found
     off = detect_shape(raws(rows[:3]), {"system": ""})
     assert [raw.value["prompt"] for raw in shaped(iter(raws(rows)), off)][3] == "靴"
+
+
+def test_a_system_prompt_belongs_to_whole_dialogues_too():
+    row = {"system": "短く", "chosen": [user("靴"), assistant("a")], "rejected": [user("靴"), assistant("b")]}
+    prompt = [{"role": "system", "content": "短く"}, user("靴")]
+    assert sides([row, {**row, "prompt": "靴"}])[0][0] == (prompt, "a", "b")
+    assert sides([{**row, "prompt": "靴"}])[0] == [(prompt, "a", "b")]
 
 
 def test_a_system_prompt_is_not_said_twice_and_a_whole_prompt_gets_no_input():
