@@ -253,6 +253,12 @@ def test_numbers_that_can_mean_only_one_answer_are_understood():
     assert sides([{**row, "label": row["label"] - 1} for row in lists])[0] == sides(lists)[0]
 
 
+def test_a_judgement_counts_even_beside_numbers_of_votes():
+    row = {"prompt": "靴", "response_a": "良い", "response_b": "悪い", "n_turns": 1, "n_tokens": 9}
+    assert sides([{**row, "winner": "a", "votes_a": 7, "votes_b": 2}])[0] == [("靴", "良い", "悪い")]
+    assert "no column says" in refusal([row])
+
+
 @pytest.mark.parametrize(
     ("label", "code"), [("tie", "tie"), ("tie (bothbad)", "tie"), ("引き分け", "tie"), ("", "no_winner"), ("c", "no_winner")]
 )
