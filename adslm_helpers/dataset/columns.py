@@ -126,7 +126,7 @@ def number(value: Any) -> float | None:
 
 _IMPRESSIONS = re.compile(r"impr(essions?)?\.?|imps?|インプレッション数?|表示回数|表示数")
 _CLICKS = re.compile(r"clicks?(_all)?|link_clicks|クリック数?|クリック_すべて|リンクのクリック数?")
-_VOTES = re.compile(r"(?:.*_)?votes?(?:_.*)?|.*票数?|.*支持数|n_[a-h1-9]")
+_VOTES = re.compile(r"(?:.*_)?votes?(?:_.*)?|.*票数?|票[a-h1-9]|.*支持数|(?:n|prefer)_[a-h1-9]")
 
 
 def is_log(found: dict[str, str]) -> bool:
