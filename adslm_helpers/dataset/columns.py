@@ -17,7 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
         "prompt": "prompt instruction question query user_prompt user_input prompts conversations conversation messages dialogue post "
-        "input context user brief プロンプト 依頼 依頼文 指示 指示文 質問 質問文 問い お題 ブリーフ 要件 入力 入力文",
+        "input context user brief history プロンプト 依頼 依頼文 指示 指示文 質問 質問文 問い お題 ブリーフ 要件 入力 入力文",
         "chosen": "chosen accepted preferred chosen_response response_chosen chosen_answer answer_chosen chosen_output preferred_response "
         "preferred_output response_j winner_response winner_text winning_response winning better better_response better_answer best "
         "best_response good good_response good_answer positive winner ok 良い 良い例 良い回答 良い応答 良い文 良い案 良いコピー 良 良例 "

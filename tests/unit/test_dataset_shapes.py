@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adslm_helpers.dataset import formats
 from adslm_helpers.dataset.formats import RawRow, read_pairs
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
@@ -129,6 +130,10 @@ WRITTEN = {
     ),
     "scores": ("scored", lambda p, c, r: {"prompt": p, "responses": [r, c], "scores": [0.1, 0.7]}),
     "wide-scores": ("scored", lambda p, c, r: {"依頼": p, "案1": c, "点1": "4.5", "案2": r, "点2": "2", "案3": "", "点3": ""}),
+    "forum": (
+        "scored",
+        lambda p, c, r: {"history": p, "human_ref_A": r, "human_ref_B": c, "score_A": 3, "score_B": 12, "labels": 0},
+    ),
     "ranks": ("ranked", lambda p, c, r: {"prompt": p, "answers": [{"answer": r, "rank": 7}, {"answer": c, "rank": 1}]}),
     "rank-list": ("ranked", lambda p, c, r: {"prompt": p, "responses": [r, "中くらいの文。", c], "ranks": [3, 2, 1]}),
     "best-first": ("ordered", lambda p, c, r: {"instruction": p, "input": "", "output": [c, r]}),
@@ -403,6 +408,14 @@ def test_ad_copy_with_a_colon_is_no_transcript():
 
 def test_a_file_of_broken_rows_is_left_to_validation():
     assert detect_shape(raws([None, [1], "x"])).name == "pairs"
+
+
+def test_a_long_file_says_how_far_it_was_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(formats, "_SLOW_S", -1.0)
+    path, said = tmp_path / "a.jsonl", []
+    path.write_text("\n".join(json.dumps({"依頼": f"靴{n}", "良い": "a", "悪い": "b"}) for n in range(2500)), encoding="utf-8")
+    assert len(list(read_pairs(path, say=said.append)[1])) == 2500
+    assert [line for line in said if "2,000" in line] and len(said) == 4
 
 
 def test_pairs_are_read_as_a_stream(tmp_path):
