@@ -87,7 +87,8 @@ def read_log(
     """
     columns = dict(columns or {})
     if period not in PERIODS:
-        fail(f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。", f"period is one of {', '.join(PERIODS)}, not {shown(period)}.")
+        known = ", ".join(PERIODS)
+        fail(f"period {shown(period)} はありません。→ {known}", f"There is no period {shown(period)}. -> {known}")
     file, sheet = file_and_sheet(str(path))
     if not file.is_file():
         fail(f"{path} というファイルはありません。→ 場所を確かめてください。", f"There is no file {path}. -> Check the place.")
