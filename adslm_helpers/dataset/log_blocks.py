@@ -64,7 +64,7 @@ def layout(path: Path, columns: dict[str, str]) -> Layout:
             _refuse_encoding(str(path), 1, encoding, error)
     _refuse_other(path, head)
     ranked = [(*found_header(_records(head, delimiter), columns), delimiter) for delimiter in _DELIMITERS]
-    known, _, cells, line, skip, delimiter = max(ranked, key=lambda found: found[:2])
+    _, _, cells, line, skip, delimiter = max(ranked, key=lambda found: found[:2])
     if len(cells) > MOST_COLUMNS:
         fail(
             f"{path}: 列が {len(cells):,} 個あります（{MOST_COLUMNS:,} 個まで）。→ 必要な列だけを書き出してください。",
@@ -264,11 +264,15 @@ def table(rows: list[tuple[int, list[str]]], used: list[int]) -> pyarrow.Table:
 
 
 def _too_long(place: Place) -> Problem:
-    return Problem("too_long", "行が長すぎます。改行が抜けているようです。", "The line is too long. Line breaks may be missing.", place)
+    return Problem(
+        "too_long", "行が長すぎます。改行が抜けているようです。", "The line is too long. Line breaks may be missing.", place
+    )
 
 
 def _not_csv(place: Place, error: csv.Error) -> Problem:
-    return Problem("not_csv", f"CSV として読めません（{error}）。引用符を確かめてください。", f"Not CSV ({error}). Check its quotes.", place)
+    return Problem(
+        "not_csv", f"CSV として読めません（{error}）。引用符を確かめてください。", f"Not CSV ({error}). Check its quotes.", place
+    )
 
 
 def _too_many_cells(count: int, width: int, place: Place) -> Problem:

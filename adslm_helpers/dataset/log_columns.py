@@ -36,7 +36,7 @@ _NAMES = {
 _TEXTS = (
     "広告見出し 見出し headline adheadline ヘッドライン headlines",
     "タイトル title 広告タイトル adtitle",
-    "広告文 広告テキスト 広告コピー コピー adtext adcopy copy text テキスト 文言 メインテキスト primarytext 本文 body bodytext クリエイティブ creative",
+    "広告文 広告テキスト 広告コピー コピー adtext adcopy copy text テキスト 文言 メインテキスト primarytext 本文 body bodytext クリエイティブ creative アセット asset",
     "長い広告見出し longheadline",
     "説明文 広告の説明文 説明 description addescription",
 )

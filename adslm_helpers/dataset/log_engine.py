@@ -39,7 +39,7 @@ _MACROS = (
     f"CREATE MACRO bare(s) AS CASE WHEN regexp_matches(s, '^{_SPACE}') OR regexp_matches(s, '{_SPACE}$')"
     f" THEN trim(s, '{_SPACES}') ELSE s END",
     # Dashes stand for "nothing" in exports.
-    rf"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{{3000}}\x{{a0}}−–—―－-]*') THEN '' ELSE bare(s) END",
+    r"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{3000}\x{a0}−–—―－-]*') THEN '' ELSE bare(s) END",
     "CREATE MACRO narrow(s) AS translate(s, '０１２３４５６７８９，．￥－−▲△', '0123456789,.¥----')",
     f"CREATE MACRO unmarked(s) AS trim(narrow(s), '¥$€£円回件JPYUSD{_SPACES}')",
     f"CREATE MACRO grouped(s) AS CASE WHEN regexp_full_match(s, '-?{_NUMBER}') THEN replace(s, ',', '') END",
@@ -185,7 +185,9 @@ class Sums:
     def _arms(self) -> pandas.DataFrame:
         con = self.connection
         spelt = {column for column in (*KEYS, "text") if self._spell(column)}
-        names = [f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")]
+        names = [
+            f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")
+        ]
         joins = [f"LEFT JOIN shown_{key} ON shown_{key}.raw = parts.{key}" for key in sorted(spelt)]
         if self.period != "all":
             joins.append("JOIN read_dates ON read_dates.raw = parts.date")

@@ -102,7 +102,6 @@ def test_meta_link_clicks_go_before_all_clicks(tmp_path, header, brief):
     assert log.columns["conversions"] in ("Results", "結果") and len(log.ignored) == 1
 
 
-
 def test_merged_headings_above_units_below_and_a_heading_over_two_lines(tmp_path):
     text = 'キーワード,見出し,実績,,\n,,"表示\n回数（回）",ｸﾘｯｸ数［回］,費用（円）\n,,回,回,円\n靴,軽い靴,1000,30,500円\n'
     log = read(tmp_path, text)
@@ -171,7 +170,9 @@ def test_an_impossible_number_costs_its_row_and_is_named_with_its_line(tmp_path,
     assert set(log.dropped) <= REASONS.keys()
 
 
-@pytest.mark.parametrize("number", ["1,000", "¥1,000", "￥1000", "1000円", " 1000 ", "1000.00", "１，０００", "JPY 1,000", "$1000"])
+@pytest.mark.parametrize(
+    "number", ["1,000", "¥1,000", "￥1000", "1000円", " 1000 ", "1000.00", "１，０００", "JPY 1,000", "$1000"]
+)
 def test_a_number_in_any_dress_is_read(tmp_path, number):
     log = read(tmp_path, f'キーワード,見出し,表示回数,クリック数,費用\n靴,軽い靴,2000,3,"{number}"\n')
     assert log.arms["cost"].tolist() == [1000.0]
@@ -229,8 +230,15 @@ def test_rows_are_used_or_dropped_whatever_they_hold(tmp_path, rows):
     read(tmp_path, PLAIN + "".join(",".join(row) + "\n" for row in rows))  # checks rows_in
 
 
-DATES = "2026-10-05 2026/10/5 2026.10.05 20261005 2026年10月5日 2026-10-05T09:30:00+09:00".split()
-DATES += ["2026-10-05 - 2026-10-11", "2026/10/05～2026/10/11", "Oct 5, 2026", "Monday, October 5, 2026", "5 Oct 2026", "２０２６／１０／０５"]
+DATES = ["2026-10-05", "2026/10/5", "2026.10.05", "20261005", "2026年10月5日", "2026-10-05T09:30:00+09:00"]
+DATES += [
+    "2026-10-05 - 2026-10-11",
+    "2026/10/05～2026/10/11",
+    "Oct 5, 2026",
+    "Monday, October 5, 2026",
+    "5 Oct 2026",
+    "２０２６／１０／０５",
+]
 
 
 @pytest.mark.parametrize("text", DATES)
@@ -284,7 +292,10 @@ def test_the_campaign_stands_for_the_brief_and_shared_briefs_are_pointed_out(tmp
     text = "campaign,ad group,headline,impressions,clicks\nfall,group 1,a,10,1\nspring,group 1,a,10,1\n"
     log = read(tmp_path, text)
     assert log.facts["shared_briefs"] == 1 and any("--map 'brief=campaign + ad group'" in line for line in log.lines())
-    assert read(tmp_path, text, columns={"brief": "campaign + ad group"}).arms["brief"].tolist() == ["fall / group 1", "spring / group 1"]
+    assert read(tmp_path, text, columns={"brief": "campaign + ad group"}).arms["brief"].tolist() == [
+        "fall / group 1",
+        "spring / group 1",
+    ]
 
 
 def test_swapped_columns_and_a_mostly_refused_file_are_said_loudly(tmp_path):
@@ -353,7 +364,9 @@ def test_the_temporary_folder_is_gone_after_ctrl_c(tmp_path):
         log_read.read_log(sys.argv[1])"""
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(Path(__file__).parents[2])}
     (tmp_path / "tmp").mkdir()
-    process = subprocess.Popen([sys.executable, "-c", code, str(log)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(log)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"read\n" and list((tmp_path / "tmp").iterdir())
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
