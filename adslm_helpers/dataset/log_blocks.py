@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from .encoding import LONGEST_LINE, open_as, open_text
 from .log_columns import MOST_COLUMNS, recognised
@@ -27,6 +27,7 @@ LONGEST_RECORD = 50
 """Lines. A row over more of them began with a quote that nothing closes: its first line is refused, and reading goes on below it."""
 _BLOCK = 8 << 20
 _HEAD = 1 << 20
+_BINARY = 1 << 16  # a NUL below costs its row only
 HEAD_ROWS = 200
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is no UTF-8
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
@@ -56,10 +57,14 @@ class Block:
 def layout(path: Path, columns: dict[str, str]) -> Layout:
     """Finds the delimiter and the header by the headings that mean something (`columns`: the user's map); raises DataError."""
     with open_text(path, newline=None, largest=LARGEST_LOG) as file:
-        head, encoding = file.read(_HEAD), file.encoding.lower()
+        encoding = file.encoding.lower()
+        try:
+            head = file.read(_HEAD)
+        except UnicodeError as error:
+            _refuse_encoding(str(path), 1, encoding, error)
     _refuse_other(path, head)
     ranked = [(*found_header(_records(head, delimiter), columns), delimiter) for delimiter in _DELIMITERS]
-    known, _, cells, line, skip, delimiter = max(ranked, key=lambda found: found[:2])
+    _, _, cells, line, skip, delimiter = max(ranked, key=lambda found: found[:2])
     if len(cells) > MOST_COLUMNS:
         fail(
             f"{path}: 列が {len(cells):,} 個あります（{MOST_COLUMNS:,} 個まで）。→ 必要な列だけを書き出してください。",
@@ -73,7 +78,7 @@ def _refuse_other(path: Path, head: str) -> None:
     start = head.lstrip("\ufeff \t\r\n")
     if not start:
         fail(f"{path} は空です。→ 書き出し直してください。", f"{path} is empty. -> Export it again.")
-    if "\0" in head or start.startswith("%PDF"):
+    if "\0" in head[:_BINARY] or start.startswith("%PDF"):
         fail(
             f"{path} は文字のファイルではありません（NUL バイトなど）。→ CSV、TSV、xlsx で書き出してください。",
             f"{path} is no text file (it holds NUL bytes or the like). -> Export CSV, TSV or xlsx.",
@@ -136,10 +141,14 @@ def blocks(path: Path, where: Layout, used: list[int], source: str) -> Iterator[
                 too_long.clear()
                 yield Block(rows, broken, min(file.buffer.tell() / size, 1.0))
         except UnicodeError as error:
-            fail(
-                f"{source} {first}行目より後: {where.encoding} として読めません（{error}）。→ UTF-8 で保存し直してください。",
-                f"{source} after line {first}: it cannot be read as {where.encoding} ({error}). -> Save it as UTF-8.",
-            )
+            _refuse_encoding(source, first, where.encoding, error)
+
+
+def _refuse_encoding(source: str, line: int, encoding: str, error: UnicodeError) -> NoReturn:
+    fail(
+        f"{source} {line}行目以降: {encoding} として読めません（{error}）。→ UTF-8 で保存し直してください。",
+        f"{source} line {line} or below: it cannot be read as {encoding} ({error}). -> Save it as UTF-8.",
+    )
 
 
 def _whole_lines(file: IO[str], line: int, too_long: list[int]) -> Iterator[str]:
@@ -176,6 +185,8 @@ def _fast(text: str, where: Layout, used: list[int], first: int) -> pyarrow.Tabl
 
     names = [f"c{index}" for index in range(len(where.header))]
     wanted = [f"c{index}" for index in used]
+    if text.startswith("\n") or "\n\n" in text:  # a line without anything is no row to the csv module
+        return None
     try:
         data = text.encode()
         table = arrow_csv.read_csv(

@@ -36,7 +36,7 @@ _NAMES = {
 _TEXTS = (
     "広告見出し 見出し headline adheadline ヘッドライン headlines",
     "タイトル title 広告タイトル adtitle",
-    "広告文 広告テキスト 広告コピー コピー adtext adcopy copy text テキスト 文言 メインテキスト primarytext 本文 body bodytext クリエイティブ creative",
+    "広告文 広告テキスト 広告コピー コピー adtext adcopy copy text テキスト 文言 メインテキスト primarytext 本文 body bodytext クリエイティブ creative アセット asset",
     "長い広告見出し longheadline",
     "説明文 広告の説明文 説明 description addescription",
 )
@@ -116,6 +116,7 @@ def understood(source: str, names: list[str], columns: dict[str, str]) -> Column
     missing += [role for role in ("text", "impressions", "clicks") if columns.get(role) == ""]
     if missing:
         _refuse_missing(source, names, missing)
+    _refuse_doubles(source, names, {role: of[role] for role in ROLES if role not in chosen})
     rate = next((index for index, name in enumerate(names) if _plain(name) in _RATES.split() and index not in taken), None)
     return Columns(names, of, rate)
 
@@ -197,6 +198,17 @@ def _refuse_missing(source: str, names: list[str], missing: list[str]) -> None:
         f"{source}: {'・'.join(missing)} の列が分かりません。見出し: {_listing(names)}。→ {example} のように教えてください。",
         f"{source}: no column for {', '.join(missing)} was recognised. Headings: {_listing(names)} -> Name it: {english}",
     )
+
+
+def _refuse_doubles(source: str, names: list[str], found: dict[str, list[int]]) -> None:
+    """Two columns of one heading, as under "PC" and "Mobile": which is meant cannot be known."""
+    for role, indices in found.items():
+        for index in indices:
+            if (second := f"{names[index]} (2)") in names:
+                fail(
+                    f"{source}: 見出し {names[index][:40]} が2つ以上あります。→ --map '{role}={names[index][:40]}' か '{role}={second[:44]}' のように選んでください。",
+                    f"{source}: the heading {names[index][:40]} stands there twice. -> Choose: --map '{role}={names[index][:40]}' or '{role}={second[:44]}'",
+                )
 
 
 def _listing(names: list[str], most: int = 30) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..foreign_text import brief as shown
 from .log_columns import Columns
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+T = TypeVar("T")
 MEMORY = "1GB"
 KEYS = ("brief", "channel", "device", "position")
 MOST_IMPRESSIONS = 10**11
@@ -37,7 +39,7 @@ _MACROS = (
     f"CREATE MACRO bare(s) AS CASE WHEN regexp_matches(s, '^{_SPACE}') OR regexp_matches(s, '{_SPACE}$')"
     f" THEN trim(s, '{_SPACES}') ELSE s END",
     # Dashes stand for "nothing" in exports.
-    rf"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{{3000}}\x{{a0}}−–—―－-]*') THEN '' ELSE bare(s) END",
+    r"CREATE MACRO blank(s) AS CASE WHEN regexp_full_match(s, '[\s\x{3000}\x{a0}−–—―－-]*') THEN '' ELSE bare(s) END",
     "CREATE MACRO narrow(s) AS translate(s, '０１２３４５６７８９，．￥－−▲△', '0123456789,.¥----')",
     f"CREATE MACRO unmarked(s) AS trim(narrow(s), '¥$€£円回件JPYUSD{_SPACES}')",
     f"CREATE MACRO grouped(s) AS CASE WHEN regexp_full_match(s, '-?{_NUMBER}') THEN replace(s, ',', '') END",
@@ -49,7 +51,7 @@ _MACROS = (
 
 @contextmanager
 def engine() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in a temporary folder, which goes with it, after Ctrl-C too."""
+    """A database in memory that spills to a temporary folder, which goes with it, after Ctrl-C too."""
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="adslm-log-", ignore_cleanup_errors=True) as folder:
@@ -60,14 +62,12 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
             "autoload_known_extensions": False,
             "preserve_insertion_order": False,
         }
-        connection = duckdb.connect(f"{folder}/log.duckdb", config=config)
+        connection = duckdb.connect(":memory:", config=config)
         try:
             connection.execute("SET enable_progress_bar = false")  # in a notebook it would draw one per block
             connection.execute("SET enable_external_access = false")  # last: it would refuse the folder to spill to
             connection.execute("SET lock_configuration = true")
             yield connection
-        except duckdb.InterruptException:
-            raise KeyboardInterrupt from None
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             fail(
                 f"広告の実績を集計できません（{shown(str(error), 120)}）。→ {folder} のあるディスクを空けるか、環境変数 TMPDIR に広い場所を指定してください。",
@@ -75,6 +75,24 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
             )
         finally:
             connection.close()
+
+
+def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """What `work` gives; Ctrl-C ends it at once. DuckDB 2.0 does not notice a signal while a statement runs."""
+    import duckdb
+
+    pool, future = ThreadPoolExecutor(1), None
+    try:
+        future = pool.submit(work)
+        return future.result()
+    except KeyboardInterrupt:
+        while future is not None and not future.done():  # one that comes between two statements has no effect
+            with suppress(duckdb.Error):
+                connection.interrupt()
+            wait([future], timeout=0.1)
+        raise
+    finally:
+        pool.shutdown()
 
 
 class Sums:
@@ -162,9 +180,14 @@ class Sums:
 
     def arms(self) -> pandas.DataFrame:
         """One row per key and normalised text, in order of them; `unclear_date` comes first."""
+        return interruptible(self.connection, self._arms)
+
+    def _arms(self) -> pandas.DataFrame:
         con = self.connection
         spelt = {column for column in (*KEYS, "text") if self._spell(column)}
-        names = [f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")]
+        names = [
+            f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")
+        ]
         joins = [f"LEFT JOIN shown_{key} ON shown_{key}.raw = parts.{key}" for key in sorted(spelt)]
         if self.period != "all":
             joins.append("JOIN read_dates ON read_dates.raw = parts.date")

@@ -13,7 +13,7 @@ from ..foreign_text import brief as shown
 from ..foreign_text import harmless
 from .formats import file_and_sheet
 from .log_blocks import LARGEST_LOG, Block, blocks, layout
-from .log_columns import Columns, understood, unique_names
+from .log_columns import JOIN, NUMBERS, Columns, understood, unique_names
 from .log_dates import PERIODS
 from .log_engine import Sums, engine, values
 from .log_sheets import BOOK_MARKS, sheet_blocks, sheet_layout
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 _MOST_PROBLEMS = 20
+_MOST_JOINED = 3  # of a responsive ad's 15 headlines at most three were ever shown together
 _SECONDS = 2.0  # between two lines of progress
 REASONS = {
     "blank_row": ("空の行", "empty row"),
@@ -42,6 +43,13 @@ REASONS = {
     "not_csv": ("CSV でない", "not CSV"),
     "too_many_cells": ("セルが多すぎる", "too many cells"),
     "bad_encoding": ("文字コードが壊れている", "broken encoding"),
+}
+_COUNTS = ("impressions", "clicks")
+# Which columns a message shows; all numbers where none is named here.
+_AT = {
+    **dict.fromkeys(("blank_row", "total_row", "heading_row", "no_text", "nul_character"), ()),
+    **dict.fromkeys(("missing_number", "not_whole", "too_large", "clicks_over_impressions"), _COUNTS),
+    "bad_date": ("date",),
 }
 _HARMLESS = ("blank_row", "total_row", "heading_row")
 
@@ -87,7 +95,8 @@ def read_log(
     """
     columns = dict(columns or {})
     if period not in PERIODS:
-        fail(f"period は {', '.join(PERIODS)} のどれかです（{shown(period)}）。", f"period is one of {', '.join(PERIODS)}, not {shown(period)}.")
+        known = ", ".join(PERIODS)
+        fail(f"period {shown(period)} はありません。→ {known}", f"There is no period {shown(period)}. -> {known}")
     file, sheet = file_and_sheet(str(path))
     if not file.is_file():
         fail(f"{path} というファイルはありません。→ 場所を確かめてください。", f"There is no file {path}. -> Check the place.")
@@ -158,16 +167,20 @@ def _take(found: Iterator[Block], sums: Sums, source: str, say: Callable[[str], 
 def _problem(row: tuple, columns: Columns, source: str) -> Problem:
     line, code = row[:2]
     ja, en = REASONS[code]
-    said = {columns.header(role): value for role, value in values(row).items() if value and columns.of[role]}
-    if code in ("blank_row", "total_row", "heading_row", "no_text", "nul_character"):
-        said = {}
+    at = _AT.get(code, NUMBERS)
+    said = {columns.header(role): value for role, value in values(row).items() if role in at and columns.of[role]}
     detail = ", ".join(f"{name[:30]}={shown(value, 30)}" for name, value in said.items())
-    return Problem(code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line))
+    return Problem(
+        code, f"{ja}{f'（{detail}）' if detail else ''}。", f"{en}{f' ({detail})' if detail else ''}.", Place(source, line)
+    )
 
 
 def _refuse_all(source: str, rows_in: int, dropped: dict[str, int], problems: list[Problem]) -> None:
     if not rows_in:
-        fail(f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。", f"{source}: no rows below the header. -> Export it again.")
+        fail(
+            f"{source}: 見出しの下に行がありません。→ 期間を確かめて書き出し直してください。",
+            f"{source}: no rows below the header. -> Export it again.",
+        )
     ja, en = _reasons(dropped)
     first = f"\n{problems[0].line_ja}\n{problems[0].line_en}" if problems else ""
     fail(
@@ -203,7 +216,12 @@ def _columns(log: AdLog) -> list[tuple[str, str]]:
     ]
     if absent or log.ignored:
         ignored = ", ".join(name[:40] for name in log.ignored[:20]) + (" ..." if len(log.ignored) > 20 else "")
-        pairs.append((f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}", f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}"))
+        pairs.append(
+            (
+                f"ない列: {absent or 'なし'}。使わない見出し: {ignored or 'なし'}",
+                f"Absent: {absent or 'none'}. Not used: {ignored or 'none'}",
+            )
+        )
     return pairs
 
 
@@ -229,6 +247,12 @@ def _warnings(log: AdLog) -> Iterator[tuple[str, str]]:
         yield (
             f"【警告】{log.facts['rate_differs']:,}行で、ファイルのクリック率がクリック数÷表示回数と違います。列の取り違えがないか確かめてください。",
             f"[WARNING] In {log.facts['rate_differs']:,} rows the file's click-through rate is not clicks / impressions. Check the columns.",
+        )
+    if (joined := log.columns["text"].count(JOIN) + 1) > _MOST_JOINED:
+        first = log.columns["text"].split(JOIN)[0]
+        yield (
+            f"【注意】{joined} 列の見出しをつなげて1つの広告文として読みました。1列だけにするなら --map 'text={first}'",
+            f"[NOTE] The texts of {joined} columns were joined into one. For one of them only: --map 'text={first}'",
         )
     if log.facts["shared_briefs"]:
         brief, campaign = log.columns["brief"], log.columns["campaign"]
