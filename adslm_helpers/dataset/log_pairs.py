@@ -133,7 +133,7 @@ def _arranged(arms: DataFrame, rules: PairRules) -> _Arms:
         )
     key = arms.groupby(list(KEY), sort=True, dropna=False).ngroup().to_numpy()
     prior = fit_prior(key, clicks, n)
-    a, b = prior.alpha(key) + clicks, prior.beta(key) + n - clicks
+    a, b = prior.alpha(key) + clicks, prior.beta(key) + (n - clicks)
     text = pandas.factorize(arms["text"], sort=True)[0]
     order = np.lexsort((text, -log_odds(a, b)[0], key))  # the order of the log must not decide which of equals is capped
     return _Arms(arms.iloc[order], key[order], np.bincount(key), clicks[order], n[order], text[order], prior, a[order], b[order])
