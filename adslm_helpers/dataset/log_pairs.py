@@ -222,9 +222,9 @@ def _directions(data: _Arms, first: np.ndarray, second: np.ndarray, prompts: dic
 def _rows(data: _Arms, first: np.ndarray, second: np.ndarray, p: np.ndarray, prompts: dict[int, str]) -> list[dict]:
     mean = data.a / (data.a + data.b)
     one, two = data.table.iloc[first], data.table.iloc[second]
-    keys = one[list(KEY)].astype(str).to_dict("records")
+    keys = zip(*(one[name].astype(str).tolist() for name in KEY), strict=True)
     numbers = zip(
-        one["text"], two["text"], p, mean[first], mean[second], data.n[first], data.n[second], data.clicks[first], data.clicks[second],
+        one["text"].tolist(), two["text"].tolist(), p, mean[first], mean[second], data.n[first], data.n[second], data.clicks[first], data.clicks[second],
         strict=True,
     )  # fmt: skip
     return [
@@ -240,7 +240,7 @@ def _rows(data: _Arms, first: np.ndarray, second: np.ndarray, p: np.ndarray, pro
             "n_b": int(n_b),
             "clicks_a": int(clicks_a),
             "clicks_b": int(clicks_b),
-            **{name: value for name, value in place.items() if value},
+            **{name: value for name, value in zip(KEY, place, strict=True) if value},
             "origin": "ad_log",
         }
         for key, place, (chosen, rejected, sure, ctr_a, ctr_b, n_a, n_b, clicks_a, clicks_b) in zip(
