@@ -9,7 +9,7 @@ import numpy as np
 SMALL = 16
 """Up to so many texts every pair of a key is compared. With the caps on pairs per text, more would be compared in vain."""
 _MIRRORED = 12  # pairs for each two texts of a larger key
-_BATCH = 1 << 20  # pairs at once
+_BATCH = 1 << 17  # pairs at once: a second or two of work
 
 
 def candidate_pairs(sizes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -27,6 +27,12 @@ def candidate_pairs(sizes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]
         for part in range(0, len(keys), many):
             base = keys[part : part + many, None]
             yield from _cut((base + first).ravel(), (base + second).ravel())
+
+
+def candidate_count(sizes: np.ndarray) -> int:
+    """How many pairs `candidate_pairs` gives."""
+    kinds, keys = np.unique(sizes[sizes > 1], return_counts=True)
+    return sum(len(_ranks(int(size))[0]) * int(many) for size, many in zip(kinds, keys, strict=True))
 
 
 def _ranks(size: int) -> tuple[np.ndarray, np.ndarray]:

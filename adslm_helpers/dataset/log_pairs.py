@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DataError
-from .log_candidates import candidate_pairs
+from .log_candidates import candidate_count, candidate_pairs
 from .log_prompts import KEY, TEMPLATE, check_template, prompt_from_key
 from .log_support import LogPairs, cvr_warning, needed_impressions, support_warnings
 from .posterior import Prior, can_reach, fit_prior, log_odds, p_better, p_greater
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogPairs", "PairRules", "pairs_from_log"]
 
+_SILENT = 2.0  # seconds without a word
 _COLUMNS = (*KEY, "text", "impressions", "clicks")
 
 
@@ -86,17 +88,18 @@ def pairs_from_log(
 
     Pairs stand within a key (brief x channel x device x position x period). `gate` names the ad rules that a text breaks: such a text is
     never `chosen`. Every possible pair is either kept or counted by the reason why it is not. Raises DataError for arms that are none.
+    `say` gets a line every two seconds of work.
     """
     rules = rules or PairRules()
     data = _arranged(arms, rules)
     dropped: Counter[str] = Counter()
     sizes = data.sizes.astype(object)  # whole numbers without end: a million texts in a key are 5 * 10 ** 11 pairs
     considered = int(sum(sizes * (sizes - 1) // 2)) if len(sizes) else 0
-    first, second, p = _sure_pairs(data, rules, dropped, considered)
+    first, second, p = _sure_pairs(data, rules, dropped, say)
+    dropped["not_considered"] += considered - len(p) - sum(dropped.values())
+    dropped = +dropped  # without zeros
     order = np.lexsort((second, first, -p))
     first, second, p = first[order], second[order], p[order]
-    if say:
-        say(f"{considered:,} 対を比べました / {considered:,} pairs compared; P >= {rules.p_win:g}: {len(p):,}")
     prompts = _prompts(data, first, rules)
     kept = _allowed(data, first, second, p, prompts, rules, gate, dropped)
     first, second, p = first[kept], second[kept], p[kept]
@@ -128,19 +131,21 @@ def _arranged(arms: DataFrame, rules: PairRules) -> _Arms:
             f"Row {at + 1} of the log's table: {clicks[at]:g} clicks of {n[at]:g} impressions cannot be. "
             "-> Give 0 <= clicks <= impressions.",
         )
-    key = arms.groupby(list(KEY), sort=False, dropna=False).ngroup().to_numpy()
+    key = arms.groupby(list(KEY), sort=True, dropna=False).ngroup().to_numpy()
     prior = fit_prior(key, clicks, n)
-    a, b = prior.alpha(key) + clicks, prior.beta(key) + n - clicks
-    order = np.lexsort((-log_odds(a, b)[0], key))
-    text = pandas.factorize(arms["text"])[0]
+    a, b = prior.alpha(key) + clicks, prior.beta(key) + (n - clicks)
+    text = pandas.factorize(arms["text"], sort=True)[0]
+    order = np.lexsort((text, -log_odds(a, b)[0], key))  # the order of the log must not decide which of equals is capped
     return _Arms(arms.iloc[order], key[order], np.bincount(key), clicks[order], n[order], text[order], prior, a[order], b[order])
 
 
-def _sure_pairs(data: _Arms, rules: PairRules, dropped: Counter[str], considered: int) -> tuple[np.ndarray, ...]:
-    """(better, worse, p) of the pairs with P >= p_win."""
-    odds, found = log_odds(data.a, data.b), []
+def _sure_pairs(
+    data: _Arms, rules: PairRules, dropped: Counter[str], say: Callable[[str], None] | None
+) -> tuple[np.ndarray, ...]:
+    """(better, worse, p) of the pairs with P >= p_win; the others that were looked at are counted in `dropped`."""
+    odds, found = log_odds(data.a, data.b), [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     clicks_in_key = np.bincount(data.key, data.clicks, len(data.sizes))
-    looked_at = 0
+    looked_at, total, spoken = 0, candidate_count(data.sizes) if say else 0, monotonic()
     for first, second in candidate_pairs(data.sizes):
         looked_at += len(first)
         alive = clicks_in_key[data.key[first]] >= rules.min_clicks_in_key
@@ -155,12 +160,9 @@ def _sure_pairs(data: _Arms, rules: PairRules, dropped: Counter[str], considered
         sure = p >= rules.p_win
         dropped["below_p"] += int((~sure).sum())
         found.append((first[sure], second[sure], p[sure]))
-    dropped["not_considered"] += considered - looked_at
-    for name in [name for name, count in dropped.items() if not count]:
-        del dropped[name]
-    if not found:
-        empty = np.empty(0, np.int64)
-        return empty, empty, np.empty(0)
+        if say and monotonic() - spoken > _SILENT:
+            spoken = monotonic()
+            say(f"対を比べています / comparing pairs: {looked_at:,} / {total:,}")
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
@@ -220,9 +222,9 @@ def _directions(data: _Arms, first: np.ndarray, second: np.ndarray, prompts: dic
 def _rows(data: _Arms, first: np.ndarray, second: np.ndarray, p: np.ndarray, prompts: dict[int, str]) -> list[dict]:
     mean = data.a / (data.a + data.b)
     one, two = data.table.iloc[first], data.table.iloc[second]
-    keys = one[list(KEY)].astype(str).to_dict("records")
+    keys = zip(*(one[name].astype(str).tolist() for name in KEY), strict=True)
     numbers = zip(
-        one["text"], two["text"], p, mean[first], mean[second], data.n[first], data.n[second], data.clicks[first], data.clicks[second],
+        one["text"].tolist(), two["text"].tolist(), p, mean[first], mean[second], data.n[first], data.n[second], data.clicks[first], data.clicks[second],
         strict=True,
     )  # fmt: skip
     return [
@@ -238,7 +240,7 @@ def _rows(data: _Arms, first: np.ndarray, second: np.ndarray, p: np.ndarray, pro
             "n_b": int(n_b),
             "clicks_a": int(clicks_a),
             "clicks_b": int(clicks_b),
-            **{name: value for name, value in place.items() if value},
+            **{name: value for name, value in zip(KEY, place, strict=True) if value},
             "origin": "ad_log",
         }
         for key, place, (chosen, rejected, sure, ctr_a, ctr_b, n_a, n_b, clicks_a, clicks_b) in zip(

@@ -20,6 +20,7 @@ _POINTS = 157
 _STRIDE = 4  # every fourth point is enough for the outer integral: the sum over a smooth curve that falls off at both ends
 _DROP = 26.0  # nats below the mode where a grid ends: the mass beyond is below 1e-10
 _TAIL = 1e-6  # where (a + b) * rate is below this, the density is a pure power of the rate: its integral is known
+_FARTHEST = 700.0  # log-odds: e to this power is the largest number there is, and no rate is so small
 _CHUNK = 4096  # pairs at once, with up to twice as many grids: 60 MB
 
 
@@ -152,15 +153,14 @@ def _p_chunk(a: np.ndarray, b: np.ndarray, left: np.ndarray, right: np.ndarray) 
 
 def _grids(a: np.ndarray, b: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, ...]:
     """Per arm: where its grid begins, its step, and density and distribution (arms, points) of the log-odds."""
-    mode, size = np.log(a / b), a + b
+    mode = np.log(a / b)
     low = np.maximum(mode - _reach(a, b), np.minimum(np.log(_TAIL / largest), mode - 1))
     high = np.minimum(mode + _reach(b, a), np.maximum(np.log(largest / _TAIL), mode + 1))
     step = (high - low) / (_POINTS - 1)
     d = (low - mode)[:, None] + step[:, None] * np.arange(_POINTS)
-    at_mode = (a / size)[:, None]
-    rise = at_mode * np.expm1(d)
-    f = np.exp(a[:, None] * d - size[:, None] * np.log1p(rise))
-    slope = f * (a[:, None] - size[:, None] * (rise + at_mode) / (1 + rise))
+    log_f, slope = _from_mode(a[:, None], b[:, None], d)
+    f = np.exp(log_f)
+    slope *= f
     h = step[:, None]
     cells = h / 2 * (f[:, 1:] + f[:, :-1]) + h * h / 12 * (slope[:, :-1] - slope[:, 1:])
     below = np.cumsum(np.column_stack([f[:, 0] / a, cells]), axis=1)
@@ -170,13 +170,23 @@ def _grids(a: np.ndarray, b: np.ndarray, largest: np.ndarray) -> tuple[np.ndarra
 
 def _reach(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How far left of its mode the density of the log-odds has fallen by _DROP nats: Newton from outside, where a concave curve is safe."""
-    size, at_mode = a + b, a / (a + b)
-    d = (_DROP + size * np.log1p(a / b)) / a
+    d = np.minimum((_DROP + (a + b) * np.log1p(a / b)) / a, _FARTHEST)
     for _ in range(24):
-        rise = at_mode * np.expm1(-d)
-        fallen = a * d + size * np.log1p(rise) - _DROP
-        d = d - fallen / np.maximum(a - size * at_mode * np.exp(-d) / (1 + rise), 1e-300)
+        log_f, slope = _from_mode(a, b, -d)
+        d = np.minimum(d + (log_f + _DROP) / np.maximum(slope, 1e-300), _FARTHEST)
     return d
+
+
+def _from_mode(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of the log-odds at `d` from the mode less that at the mode, and its slope.
+
+    log f = a d - (a + b) log(1 + (e^d - 1) a / (a + b)). Seen from the rarer side nothing cancels, be the other 10^13.
+    """
+    size, turned = a + b, a > b
+    rare, common, s = np.where(turned, b, a), np.where(turned, a, b), np.where(turned, -d, d)
+    rise = rare / size * np.expm1(s)
+    slope = -common * rise / (1 + rise)
+    return rare * s - size * np.log1p(rise), np.where(turned, -slope, slope)
 
 
 def _interpolated(

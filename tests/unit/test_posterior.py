@@ -74,6 +74,13 @@ def test_extreme_counts_stay_finite_and_sensible():
     assert float(p_better(10**6, 10**8, 10**6 - 3000, 10**8)) == pytest.approx(normal, abs=1e-3)
 
 
+def test_a_rate_of_nearly_one_of_very_many_cancels_nothing():
+    """1 - rate is Beta too: seen from the other side the same numbers must come out, with 10^13 on one side and a hair on the other."""
+    a, b = np.array([1e13, 3e12, 50.0, 1e7]), np.array([5e-9, 2.0, 1e-3, 0.3])
+    first, second = np.array([0, 1, 2, 3, 0]), np.array([1, 3, 0, 1, 3])
+    np.testing.assert_allclose(p_greater(a, b, first, second), 1 - p_greater(b, a, first, second), atol=1e-5)
+
+
 def test_the_two_directions_add_up_to_one_and_shapes_are_kept():
     rng = np.random.default_rng(1)
     n = rng.integers(0, 10**5, (2, 40, 3))
