@@ -42,10 +42,12 @@ class Evaluation:
         return summary_table(self.metrics)
 
     def lines(self) -> list[str]:
-        """The table and the verdict as text, Japanese and English."""
+        """The table, the verdict, its reasons and what to do next as text, Japanese and English."""
         return [f"{label}: {value}" for label, value in self.table()] + [
             self.verdict.ja,
             self.verdict.en,
+            *(f"  ・{ja}\n    {en}" for ja, en in self.verdict.reasons),
+            *(f"→ {ja}\n  {en}" for ja, en in self.verdict.next_steps),
             f"report: {self.report}",
         ]
 
@@ -126,14 +128,18 @@ def _ratings(run: Run) -> dict[str, Any] | None:
 
 
 def audited(run: Run) -> dict[str, Any]:
-    """What the dataset's report says of its held-out side: n_heldout_groups and heldout_trustworthy; None where it says nothing."""
+    """What the dataset's report says of its held-out side: n_heldout_groups and heldout_trustworthy, and how many pairs of the
+    whole set can be told without their prompt, where that is a finding: prompt_blind_accuracy. None where it says nothing."""
     audit = object_in(run.dataset / "report.json").get("audit")
     audit = audit if isinstance(audit, dict) else {}
     counts = audit.get("counts") if isinstance(audit.get("counts"), dict) else {}
     groups, trusted = counts.get("eval_groups"), audit.get("trustworthy")
+    findings = audit.get("findings") if isinstance(audit.get("findings"), list) else []
+    blind = (one.get("number") for one in findings if isinstance(one, dict) and one.get("code") == "prompt_blind")
     return {
         "n_heldout_groups": groups if isinstance(groups, int) and not isinstance(groups, bool) else None,
         "heldout_trustworthy": trusted if isinstance(trusted, bool) else None,
+        "prompt_blind_accuracy": next((float(number) for number in blind if isinstance(number, int | float)), None),
     }
 
 

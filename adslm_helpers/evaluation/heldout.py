@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import DataError, ModelError
 from ..training.maths import dpo_loss, sequence_logps
-from ..training.prompts import EncodedPair, collate, encode_pairs
+from ..training.prompts import REASONS, EncodedPair, collate, encode_pairs
 from .intervals import mean_with_interval, ratio_with_interval
 
 _LARGEST_EXPONENT = 700.0  # exp of more is no float
@@ -72,11 +73,14 @@ def score_heldout(
     """Plain sigmoid DPO loss and margin of every held-out pair, whatever loss the training used: runs stay comparable.
 
     `model`: a PeftModel; its reference is itself with the adapter off. `reference`: the same rows scored by another adapter of the
-    same base, whose base numbers are taken over. `on_batch` is told how many pairs each batch scored.
+    same base, whose base numbers are taken over. `on_batch` is told how many pairs each batch scored. Raises DataError where no pair can
+    be scored, ModelError where a score is no number: sampling from such a model would end in a crash.
     """
     import torch
 
     encoded = encode_pairs(tokenizer, rows, recipe.max_length, recipe.max_prompt_length)
+    if not encoded.pairs:
+        raise _nothing_to_score(len(rows), encoded.dropped, recipe.max_length)
     losses, margins, logps, ref_logps = [], [], [], []
     size = recipe.per_device_eval_batch_size
     with torch.no_grad():
@@ -94,7 +98,20 @@ def score_heldout(
             logps += zip(*(side.tolist() for side in policy), strict=True)
             ref_logps += zip(*(side.tolist() for side in base), strict=True)
             on_batch(len(loss))
+    if odd := sum(not math.isfinite(margin) for margin in margins):
+        raise ModelError(
+            f"検証用の {len(margins)} 対のうち {odd} 対で、モデルの出す値が NaN か無限大です。→ dtype=float32 で学習し直すか、前のチェックポイントを使ってください。",
+            f"For {odd} of {len(margins)} held-out pairs the model gives NaN or infinity. -> Train again with dtype=float32, or use an earlier checkpoint.",
+        )
     return Heldout(encoded.pairs, losses, margins, logps, ref_logps, dict(encoded.dropped))
+
+
+def _nothing_to_score(rows: int, dropped: Mapping[str, int], max_length: int) -> DataError:
+    ja, en = ("、".join(f"{REASONS[reason][side]}: {count}" for reason, count in dropped.items()) for side in (0, 1))
+    return DataError(
+        f"検証用の {rows} 対のうち、採点できる対がありません（{ja}）。→ max_length（今は {max_length} トークン）を増やすか、短い対を足してください。",
+        f"None of the {rows} held-out pairs can be scored ({en}). -> Raise max_length (now {max_length} tokens), or add shorter pairs.",
+    )
 
 
 def pair_logps(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:

@@ -19,8 +19,8 @@ Keys of metrics.json, beside `model`, `synthetic_data` and the verdict. `*_ci95`
     memorised_base, memorised_tuned, memorised_difference, memorised_reference (+ _ci95), verbatim_*
     keywords_base, keywords_tuned, keywords_difference (+ _ci95), n_keyword_texts      only where rows have `keywords`
 
-`evaluate` adds: n_heldout_groups, heldout_trustworthy (both None without an audit), verdict, verdict_ja, verdict_en,
-verdict_reasons and next_steps ([[ja, en], ...]), and candidates: [{name, folder, comparisons, all keys above, the verdict's keys,
+`evaluate` adds: n_heldout_groups, heldout_trustworthy, prompt_blind_accuracy (None without an audit that says so), verdict, verdict_ja,
+verdict_en, verdict_reasons and next_steps ([[ja, en], ...]), and candidates: [{name, folder, comparisons, all keys above, the verdict's keys,
 win_rate_over_run (+ _ci95), wins_over_run, losses_over_run, sign_test_p_over_run}], held against the run's own adapter.
 """
 

@@ -98,6 +98,11 @@ def _doubts(metrics: dict[str, Any]) -> Iterator[Words]:
             f"検証データの対は「{rule['name_ja']}」だけで {rule['accuracy']:.0%} 見分けられます。報酬の正解率 {metrics['reward_accuracy']:.0%} は割り引いて読んでください。",
             f"'{rule['name']}' alone tells {rule['accuracy']:.0%} of the held-out pairs: read the reward accuracy of {metrics['reward_accuracy']:.0%} with that in mind.",
         )
+    if (blind := metrics.get("prompt_blind_accuracy")) is not None:
+        yield (
+            f"この対の {blind:.0%} は、依頼を読まなくても文だけで見分けられます。報酬の正解率 {metrics['reward_accuracy']:.0%} は「依頼を読めている」証拠になりません。",
+            f"{blind:.0%} of these pairs can be told without their prompt: a reward accuracy of {metrics['reward_accuracy']:.0%} is no proof that briefs are read.",
+        )
     kl = metrics.get("kl_to_base")
     if kl is not None and kl > _FAR:
         yield (

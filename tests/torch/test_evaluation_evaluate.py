@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 
 import pytest
 
-from adslm_helpers.errors import ModelError, RunError
+from adslm_helpers.errors import DataError, ModelError, RunError
 from adslm_helpers.evaluation.candidates import find_candidates
-from adslm_helpers.evaluation.evaluate import evaluate, load_evaluation, quick_look
+from adslm_helpers.evaluation.evaluate import audited, evaluate, load_evaluation, quick_look
 from adslm_helpers.evaluation.verdict import verdict
-from adslm_helpers.run import Run, read_jsonl
+from adslm_helpers.run import Run, read_jsonl, write_json
 from adslm_helpers.training.train import train
 
 from .conftest import made_run
@@ -73,7 +74,8 @@ def test_metrics_have_the_promised_keys_and_agree_with_the_comparisons(evaluated
 def test_the_report_is_one_file_that_loads_nothing(evaluated):
     run, _ = evaluated
     page = (run.evaluation / "report.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
+    assert "data:image/png;base64," in page  # the sources of rules are named on it, not fetched
+    assert not re.search(r"""(?:src|href|action)\s*=\s*["']?http|url\(|@import|<script""", page)
     assert sorted(path.name for path in (run.evaluation / "figures").iterdir()) == [
         "margins.png", "rubric.png", "training_curves.png", "win_tie_loss.png",
     ]  # fmt: skip
@@ -193,3 +195,25 @@ def test_another_run_on_the_same_base_is_found_by_its_name(trained, recipe):
     train(other, dataclasses.replace(recipe, max_steps=2))
     candidates = find_candidates(trained, ["other"])
     assert candidates[0].folder == other.training / "adapter"
+
+
+def test_weights_that_overflow_are_refused_before_anything_is_sampled(evaluated):
+    """Finite on disk, and beyond all numbers in the forward: sampling from NaN ends a CUDA process."""
+    run, _ = evaluated
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        evaluate(run, [adapter_beside(run, "huge", fill=1e30)])
+
+
+def test_no_pair_that_can_be_scored_is_said_in_words(evaluated, recipe):
+    run, _ = evaluated
+    write_json(run.training / "recipe.json", dataclasses.replace(recipe, max_length=16, max_prompt_length=8).to_dict())
+    with pytest.raises(DataError, match=r"None of the 8 held-out pairs .* max_length \(now 16"):
+        evaluate(run)
+
+
+def test_what_the_audit_said_of_the_held_out_side_reaches_the_verdict(evaluated):
+    run, _ = evaluated
+    audit = {"counts": {"eval_groups": 7}, "trustworthy": False, "findings": [{"code": "prompt_blind", "number": 0.9}, 3]}
+    for report, found in (({"audit": audit}, (7, False, 0.9)), ({"audit": 3}, (None, None, None)), ([], (None, None, None))):
+        write_json(run.dataset / "report.json", report)
+        assert tuple(audited(run).values()) == found

@@ -148,6 +148,7 @@ RULE = {"name": "count of '！'", "name_ja": "「！」の数", "side": "chosen"
         ({"length_ratio": 1.6, "mean_chars_tuned": 48.0}, "times 1.60"),
         ({"length_ratio": 0.5, "mean_chars_tuned": 15.0}, "times 0.50"),
         ({"kl_to_base": 2.5}, "KL 2.50"),
+        ({"prompt_blind_accuracy": 0.89}, "89% of these pairs"),
         ({"perplexity_ratio": 1.4, "perplexity_ratio_ci95": [1.2, 1.6]}, "times 1.40"),
         ({"n_prompts": 7}, "7 held-out prompts"),
         ({"heldout_trustworthy": False}, "flatter"),
