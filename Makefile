@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= quickstart
 DATA ?=
+READ_AS ?= pairs
 MODEL ?=
 PRESET ?=
 VERSIONS ?=
@@ -11,7 +12,7 @@ SEED ?= 0
 CASES ?= 10
 KILLS ?= 50
 
-.PHONY: run test test-fast chaos fuzz compat memory-check lab bench lint clean
+.PHONY: run test test-fast chaos fuzz compat memory-check lab bench bench-data label-error lint clean
 
 # The stamp is newer than what it was made from, or is made again. pip, not uv: it takes a local torch where there is one.
 $(VENV)/ready: requirements.txt pyproject.toml
@@ -22,7 +23,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@touch $@
 
 run: $(VENV)/ready
-	$(BIN)/adslm run --run "$(RUN)" --data "$(DATA)" --model "$(MODEL)" --preset "$(PRESET)"
+	$(BIN)/adslm run --run "$(RUN)" --data "$(DATA)" --read-as "$(READ_AS)" --model "$(MODEL)" --preset "$(PRESET)"
 
 test: $(VENV)/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/run_all.sh
@@ -47,6 +48,14 @@ lab: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python scripts/benchmark.py
+
+# How long a log and an audit take, from 10^4 to 10^6 rows. BIG=1 adds a log of 10^7 rows.
+bench-data: $(VENV)/ready
+	$(BIN)/python scripts/benchmark_data.py $(if $(BIG),--big)
+
+# How often each rule of labelling is wrong, on logs whose truth is known.
+label-error: $(VENV)/ready
+	$(BIN)/python scripts/label_error.py --write
 
 memory-check: $(VENV)/ready
 	OMP_NUM_THREADS=2 $(BIN)/python scripts/memory_check.py

@@ -128,12 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--rater", default="team", help="選ぶ人の名前 / who rates")
     command.add_argument("--n", type=int, default=50, help="いくつ選ぶか / how many comparisons (default: 50)")
-    either = command.add_mutually_exclusive_group()
-    either.add_argument("--csv", metavar="FILE", default="", help="選ぶための表を書き出す / write the sheet to fill in")
-    either.add_argument("--import", dest="filled", metavar="FILE", default="", help="書き込んだ表を読む / read the filled sheet")
-    either.add_argument(
+    command.add_argument("--csv", metavar="FILE", default="", help="選ぶための表を書き出す / write the sheet to fill in")
+    command.add_argument("--import", dest="filled", metavar="FILE", default="", help="記入した表を読む / read the filled sheet")
+    command.add_argument(
         "--pairs", metavar="NEW_RUN", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes"
     )
+    command.add_argument("--only-rated", action="store_true", help="前の学習の対を加えない / without the pairs trained on so far")
     command = _verb(kinds, "export", verbs.export, "持ち出す / adapter, merged model, card and checksums", run=True)
     command.add_argument("--kind", choices=("folder", "zip", "drive"), default="folder", help="形 / form (default: folder)")
     command.add_argument("--target", help="置き場所（上書きしません）/ where to (never overwrites)")
@@ -149,6 +149,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=42, help="同じ種なら同じ文 / the same seed gives the same texts")
     command = _verb(kinds, "run", verbs.run_all, "ノートブックを順に全部 / all five notebooks in order, headless", run=True)
     command.add_argument("--data", default="", help="adslm dataset の source と同じ / as for adslm dataset")
+    command.add_argument(
+        "--read-as", choices=("pairs", "log", "votes"), default="pairs", help="データの種類 / what kind of data (default: pairs)"
+    )
     command.add_argument("--preset", default="", help=", ".join(preset_names()))
     command.add_argument("--model", default="", help="モデルの名前かフォルダー / hub id or folder, tried first")
     return parser

@@ -124,21 +124,25 @@ def rate(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     from .evaluation.rating_result import rating_summary
     from .evaluation.rating_sheet import export_csv, import_csv
 
-    run = Run(arguments.run)
+    run, value, lines = Run(arguments.run), {}, []
+    if arguments.filled:
+        read = import_csv(run, arguments.filled, arguments.rater)
+        value["import"], lines = read.to_dict(), read.lines()
     if arguments.csv:
         path = export_csv(run, arguments.csv, arguments.rater, arguments.n)
-        return {"sheet": str(path)}, [
-            f"選ぶための表 / sheet to fill in: {path}",
-            f"adslm rate --run {run.name} --rater {arguments.rater} --import {path}",
+        value["csv"] = str(path)
+        lines += [
+            f"記入してください（A・B・引分・スキップ）/ fill in A, B, tie or skip: {path}",
+            f"  adslm rate --run {run.name} --rater {arguments.rater} --import {path}",
         ]
-    if arguments.pairs:
-        made = write_next_round(run, arguments.pairs, with_previous=True)
-        return made.to_dict(), made.lines()
-    read = import_csv(run, arguments.filled, arguments.rater) if arguments.filled else None
     summary = rating_summary(run)
+    value["summary"], lines = summary.to_dict(), [*lines, *summary.lines()]
     if summary.votes:
-        refresh_report(run)
-    return summary.to_dict() | ({"sheet": read.to_dict()} if read else {}), [*(read.lines() if read else []), *summary.lines()]
+        lines.append(f"report: {refresh_report(run)}")
+    if arguments.pairs:
+        following = write_next_round(run, arguments.pairs, with_previous=not arguments.only_rated)
+        value["pairs"], lines = following.to_dict(), [*lines, *following.lines()]
+    return value, lines
 
 
 def export(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -209,7 +213,7 @@ def run_all(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
     run = Run(arguments.run)
     data, model = _absolute(arguments.data), _absolute(arguments.model)
-    parameters = {"RUN": run.name, "PRESET": arguments.preset, "MODEL": model, "DATA": data}
+    parameters = {"RUN": run.name, "PRESET": arguments.preset, "MODEL": model, "DATA": data, "READ_AS": arguments.read_as}
     timings = run_notebooks(run, parameters)
     evaluation = load_evaluation(run)
     lines = ["", f"実行 / run {run.name}: {sum(t['seconds'] for t in timings):.0f} s, {peak_gib():.1f} GiB", ""]

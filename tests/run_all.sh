@@ -7,7 +7,7 @@ ADSLM_RUNS="$(mktemp -d)"
 export ADSLM_RUNS ADSLM_SMOKE=1 ADSLM_HEADLESS=1
 echo "notebooks, as on this machine"
 ADSLM_MODEL=ads/refused HF_HUB_OFFLINE=1 python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider \
-  notebooks/00_setup.ipynb notebooks/01_dataset.ipynb notebooks/02_train.ipynb notebooks/03_evaluate.ipynb notebooks/04_export.ipynb
+  notebooks/*.ipynb
 echo "notebooks, as on Colab"
 python -m pytest -p no:cacheprovider tests/road_as_on_colab.py
 rm -rf "$ADSLM_RUNS"

@@ -81,7 +81,7 @@ class DatasetReport:
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
         ja, en = (f"（{reasons}）" if dropped else "" for reasons in reason_counts(self.dropped))
-        several = self.pairs_in and self.pairs_in != self.rows_in
+        several = self.pairs_in != self.rows_in
         held_ja, held_en = (f"（{self.pairs_in:,}対）", f" ({self.pairs_in:,} pairs)") if several else ("", "")
         unit_ja, unit_en = ("対", " pairs") if several else ("行", "")
         counts = [
