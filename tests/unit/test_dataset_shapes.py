@@ -406,6 +406,37 @@ def test_ad_copy_with_a_colon_is_no_transcript():
     assert sides(rows)[0] == [("User: とは？", "System: 軽い\n\nな靴", "Assistant: 靴")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Human: " + "\n" * 150_000,
+        "\n" * 150_000,
+        " " * 150_000 + "[",
+        "[" * 150_000,
+        "[" + "-" * 150_000 + "1]",
+        "Human:\n\n" * 20_000,
+    ],
+    ids=["turns", "lines", "spaces", "brackets", "signs", "humans"],
+)
+def test_texts_that_a_careless_pattern_takes_hours_for(text):
+    rows = [{"prompt": "靴", "chosen": text, "rejected": "b"}, {"chosen": text, "rejected": text}]
+    rows += [
+        {"prompt": text, "responses": text, "scores": text},
+        {"history": text, "system": text, "query": "q", "response": "a", "ng": "b"},
+    ]
+    for row in rows:
+        try:
+            result = sides([row])[2]
+        except DataError:
+            continue
+        assert result.rows_in == 1 == len(result.pairs) + sum(result.dropped.values())
+
+
+def test_an_empty_answer_of_a_transcript_is_told_as_such():
+    rows = [{"chosen": human("靴", "a"), "rejected": human("靴", "b")}, {"chosen": human("靴", ""), "rejected": human("靴", "b")}]
+    assert sides(rows)[1] == {"empty_chosen": 1}
+
+
 def test_a_file_of_broken_rows_is_left_to_validation():
     assert detect_shape(raws([None, [1], "x"])).name == "pairs"
 
