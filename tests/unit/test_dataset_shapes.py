@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import formats
+from adslm_helpers.dataset import formats, shaping
 from adslm_helpers.dataset.formats import RawRow, read_pairs
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
@@ -486,6 +486,8 @@ def test_the_examples_of_the_guide_are_read_as_it_says():
 
 
 def test_every_reason_has_words():
-    assert not SHAPE_REASONS.keys() & REASONS.keys() and all(
-        len(words) == 2 for words in [*SHAPE_REASONS.values(), *SHAPES.values()]
-    )
+    folder = Path(shaping.__file__).parent
+    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ("shaping", "messages", "labels")]
+    codes = {code for source in sources for code in re.findall(r'Unusable\(\s*"(\w+)"', source)}
+    assert len(codes) > 6 and codes <= {*REASONS, *SHAPE_REASONS}
+    assert all(len(words) == 2 for words in [*SHAPE_REASONS.values(), *SHAPES.values()])
