@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from ..foreign_text import brief
+from .rows import fail
+
 ROLES = ("prompt", "chosen", "rejected", "input", "system", "history", "answers", "scores", "ranks", "label", "first", "second")
 """What a user may map to a column. `first` and `second` are the two answers that `label` decides between."""
 
@@ -66,6 +69,20 @@ _WIDE = tuple(
     )
 )
 _WINNERS = re.compile(r"winner_(?:model_)?(?P<who>[ab]|tie)")
+
+
+def parse_map(items: Iterable[str]) -> dict[str, str]:
+    """['prompt=質問', 'input='] -> {'prompt': '質問', 'input': ''}, as `--map` takes it; DataError for anything else."""
+    mapped: dict[str, str] = {}
+    for item in items:
+        role, mark, column = item.partition("=")
+        if not mark or not role.strip() or role.strip() in mapped:
+            fail(
+                f"--map の {brief(item)} は「役割=列名」の形ではないか、同じ役割が2回あります。→ 例: --map prompt=質問 chosen=良い",
+                f"{brief(item)} after --map is not role=column, or names a role twice. -> For example: --map prompt=質問 chosen=良い",
+            )
+        mapped[role.strip()] = column.strip()
+    return mapped
 
 
 @lru_cache(maxsize=4096)

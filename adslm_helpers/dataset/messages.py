@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from typing import Any, NoReturn
 
 from ..foreign_text import brief
@@ -18,9 +19,9 @@ _ROLES = {
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 _WORDS = r"Human|User|Assistant|System|ユーザー|アシスタント|システム"
 _START = re.compile(rf"\s*(?:{_WORDS})[ \t]*[:：]")
-_TURN = re.compile(rf"(?:\A\s*|\n\s*\n)({_WORDS})[ \t]*[:：]")
+_TURN = re.compile(rf"(?:\A\s*|\n[ \t]*\n)({_WORDS})[ \t]*[:：]")  # \s* between the line feeds would be quadratic
 _TURN_OF_A_LINE = re.compile(rf"(?:\A\s*|\n)({_WORDS})[ \t]*[:：]")
-_LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value|speaker|text)["']\s*:""")
+_LISTED = re.compile(r"""\[?\s*\{\s*["'](?:role|from|content|value|speaker|text)["']\s*:""")
 _LONGEST_LITERAL = 200_000  # characters
 
 
@@ -30,7 +31,7 @@ def conversation(cell: Any) -> Any:
     Raises Unusable for messages that are broken: an unknown role, an image, a list that was cut off.
     """
     if isinstance(cell, str):
-        if _LISTED.match(cell):
+        if _LISTED.match(cell.lstrip()):
             return [_message(item, number) for number, item in enumerate(_messages_in(cell), 1)]
         return transcript(cell) or cell
     if isinstance(cell, dict) and _is_message(cell):
@@ -48,10 +49,7 @@ def listed(cell: Any) -> list | None:
 
 
 def transcript(text: str) -> list[dict] | None:
-    r"""The messages of "\n\nHuman: ...\n\nAssistant: ..."; None where the text is none.
-
-    One that ends in a bare "Assistant:" is a prompt and ends with the user's message.
-    """
+    r"""The messages of "\n\nHuman: ...\n\nAssistant: ..."; None where the text is none."""
     if not _START.match(text):
         return None
     marks = list(_TURN.finditer(text))
@@ -63,8 +61,7 @@ def transcript(text: str) -> list[dict] | None:
         return None
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     contents = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
-    found = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
-    return found[:-1] if roles[-1] == "assistant" and not contents[-1] and len(found) > 1 else found
+    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
 def is_dialogue(cell: Any) -> bool:
@@ -103,10 +100,13 @@ def _literal(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    if len(text) > _LONGEST_LITERAL:
+    text = text.strip()
+    if len(text) > _LONGEST_LITERAL or text[-1:] not in ("]", "}"):
         return None
     try:
-        return ast.literal_eval(text.strip())  # pandas writes a list into a CSV as Python prints it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a backslash in somebody's text
+            return ast.literal_eval(text)  # pandas writes a list into a CSV as Python prints it
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 

@@ -240,7 +240,8 @@ def _prompt(row: dict, mapped: dict[str, str]) -> Any:
     asked, further = _cell(row[mapped["prompt"]], '"prompt": '), row.get(mapped.get("input"))
     if isinstance(further, str) and further.strip() and isinstance(asked, str):
         return f"{asked}\n{further}" if asked.strip() else further
-    return asked
+    bare = isinstance(asked, list) and len(asked) > 1 and asked[-1] == {"role": "assistant", "content": ""}
+    return asked[:-1] if bare else asked  # a transcript's prompt ends in "Assistant:"
 
 
 def _before(row: dict, mapped: dict[str, str]) -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import formats
+from adslm_helpers.dataset import formats, shaping
 from adslm_helpers.dataset.formats import RawRow, read_pairs
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
@@ -406,6 +406,37 @@ def test_ad_copy_with_a_colon_is_no_transcript():
     assert sides(rows)[0] == [("User: とは？", "System: 軽い\n\nな靴", "Assistant: 靴")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Human: " + "\n" * 150_000,
+        "\n" * 150_000,
+        " " * 150_000 + "[",
+        "[" * 150_000,
+        "[" + "-" * 150_000 + "1]",
+        "Human:\n\n" * 20_000,
+    ],
+    ids=["turns", "lines", "spaces", "brackets", "signs", "humans"],
+)
+def test_texts_that_a_careless_pattern_takes_hours_for(text):
+    rows = [{"prompt": "靴", "chosen": text, "rejected": "b"}, {"chosen": text, "rejected": text}]
+    rows += [
+        {"prompt": text, "responses": text, "scores": text},
+        {"history": text, "system": text, "query": "q", "response": "a", "ng": "b"},
+    ]
+    for row in rows:
+        try:
+            result = sides([row])[2]
+        except DataError:
+            continue
+        assert result.rows_in == 1 == len(result.pairs) + sum(result.dropped.values())
+
+
+def test_an_empty_answer_of_a_transcript_is_told_as_such():
+    rows = [{"chosen": human("靴", "a"), "rejected": human("靴", "b")}, {"chosen": human("靴", ""), "rejected": human("靴", "b")}]
+    assert sides(rows)[1] == {"empty_chosen": 1}
+
+
 def test_a_file_of_broken_rows_is_left_to_validation():
     assert detect_shape(raws([None, [1], "x"])).name == "pairs"
 
@@ -455,6 +486,8 @@ def test_the_examples_of_the_guide_are_read_as_it_says():
 
 
 def test_every_reason_has_words():
-    assert not SHAPE_REASONS.keys() & REASONS.keys() and all(
-        len(words) == 2 for words in [*SHAPE_REASONS.values(), *SHAPES.values()]
-    )
+    folder = Path(shaping.__file__).parent
+    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ("shaping", "messages", "labels")]
+    codes = {code for source in sources for code in re.findall(r'Unusable\(\s*"(\w+)"', source)}
+    assert len(codes) > 6 and codes <= {*REASONS, *SHAPE_REASONS}
+    assert all(len(words) == 2 for words in [*SHAPE_REASONS.values(), *SHAPES.values()])
