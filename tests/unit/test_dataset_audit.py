@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adslm_helpers.data_files import data_path
 from adslm_helpers.dataset.audit import audit
@@ -259,3 +261,17 @@ def test_the_small_sets_are_told_for_their_length():
     pairs = validate(read_rows(SEED / "sample5_adtech_qa.jsonl")).pairs
     result = {f.code: f for f in audit(pairs).findings if f.severity == "error"}
     assert result.keys() == {"length_imbalance"} and round(result["length_imbalance"].number) == 7
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXTS}), min_size=1, max_size=2
+)
+
+
+@given(st.lists(st.builds(row, st.one_of(TEXTS, MESSAGES), TEXTS, TEXTS), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_text_and_any_dialogue_is_audited(rows):
+    result = audit(rows)
+    assert json.dumps(result.to_dict(), allow_nan=False) and result._repr_html_() and result.counts["rows"] == len(rows)
+    assert all(len(finding.examples) <= 3 for finding in result.findings)
