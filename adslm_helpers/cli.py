@@ -18,12 +18,15 @@ from .recipe import preset_names
 EPILOG = """\
 手順 / the road:
   adslm setup                                   何があるか / what is there
+  adslm dataset my_pairs.jsonl --audit          データを調べるだけ / what is wrong with the data, writing nothing
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
+  adslm dataset --from-log log.csv --run spring 広告ログから対を作る / make the pairs from an ad log
   adslm train --run spring                      DPO で学習 / tune by DPO
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
   adslm check runs/spring/training/adapter      試し書き / a few texts from a checkpoint, on the CPU
   adslm evaluate --run spring                   前と後を比べる / before against after
+  adslm rate --run spring --rater mori          人が見分けて選ぶ / the team chooses blindly
   adslm export --run spring                     持ち出す / take it away
   adslm chat --run spring --prompt "..."        書かせてみる / let it write
   adslm run --run quickstart                    ノートブックを順に全部 / all notebooks in order
@@ -34,12 +37,12 @@ Everything lands in runs/NAME/. Every verb takes --json for machine-readable res
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns 0, 2 for a user's mistake (said on stderr in Japanese and English), 130 when interrupted."""
+    """Runs one verb; returns 0, 1 for an audit that found errors, 2 for a user's mistake (said on stderr in Japanese and English), 130 when interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
         # With --json, standard output holds one JSON value and nothing else; what the libraries print goes to stderr.
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-            value, lines = arguments.verb(arguments)
+            value, lines, *code = arguments.verb(arguments)
         print(harmless(json.dumps(value, ensure_ascii=False, indent=2) if arguments.json else "\n".join(lines)))
         sys.stdout.flush()  # a closed pipe shows itself here, not when the interpreter ends
     except AdslmError as error:
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `adslm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code[0] if code else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,14 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         run=True,
         recipe=True,
     )
-    command.add_argument(
-        "source", nargs="?", help="JSONL / JSON / CSV / TSV / Parquet, hf:owner/name, sample, sample:N (default: sample)"
-    )
-    command.add_argument(
-        "--strict",
-        action="store_true",
-        help="使えない行があれば止まる / stop at rows that cannot be used instead of counting them",
-    )
+    _dataset_options(command)
     command = _verb(
         kinds,
         "train",
@@ -119,7 +115,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--base", help="ベースのモデル / base model, where the files do not name it")
     command.add_argument("--n", type=int, default=4, help="依頼文の数 / how many briefs (default: 4)")
     command.add_argument("--memory", type=float, metavar="GIB", help="使ってよいメモリ / memory that it may take")
-    _verb(kinds, "evaluate", verbs.evaluate, "学習前後を比べる / compare before and after on held-out briefs", run=True)
+    command = _verb(kinds, "evaluate", verbs.evaluate, "学習前後を比べる / compare before and after on held-out briefs", run=True)
+    command.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="RUN_OR_FOLDER",
+        help="ほかの実行・アダプター・チェックポイントも比べる（何度でも）/ compare with another run, adapter or checkpoint too",
+    )
+    command = _verb(
+        kinds, "rate", verbs.rate, "前後の文を伏せて選ぶ / blind A/B rating by the team, without a notebook", run=True
+    )
+    command.add_argument("--rater", default="team", help="選ぶ人の名前 / who rates")
+    command.add_argument("--n", type=int, default=50, help="いくつ選ぶか / how many comparisons (default: 50)")
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--csv", metavar="FILE", default="", help="選ぶための表を書き出す / write the sheet to fill in")
+    either.add_argument("--import", dest="filled", metavar="FILE", default="", help="書き込んだ表を読む / read the filled sheet")
+    either.add_argument(
+        "--pairs", metavar="NEW_RUN", default="", help="投票を次の学習用の対にする / make the next round's pairs of the votes"
+    )
     command = _verb(kinds, "export", verbs.export, "持ち出す / adapter, merged model, card and checksums", run=True)
     command.add_argument("--kind", choices=("folder", "zip", "drive"), default="folder", help="形 / form (default: folder)")
     command.add_argument("--target", help="置き場所（上書きしません）/ where to (never overwrites)")
@@ -138,6 +152,44 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--preset", default="", help=", ".join(preset_names()))
     command.add_argument("--model", default="", help="モデルの名前かフォルダー / hub id or folder, tried first")
     return parser
+
+
+def _dataset_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        nargs="?",
+        help="JSONL / JSON / CSV / TSV / Parquet / xlsx (.gz), hf:owner/name, sample, sample:N, adtech (default: sample)",
+    )
+    either = command.add_mutually_exclusive_group()
+    either.add_argument(
+        "--from-log", metavar="FILE", default="", help="広告ログ（CSV / TSV / xlsx）から対を作る / make pairs of an ad log"
+    )
+    either.add_argument("--votes", metavar="FILE", default="", help="人の投票から対を作る / make pairs of human votes")
+    command.add_argument("--audit", action="store_true", help="調べて言うだけ。何も書かない / say what is wrong; write nothing")
+    command.add_argument("--repair", action="store_true", help="機械的に直せるものを直す / mend what can be mended mechanically")
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="列の読み方を直す / correct a column: --map clicks=クリック数",
+    )
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="使えない行があれば止まる / stop at rows that cannot be used instead of counting them",
+    )
+    log = command.add_argument_group("広告ログと投票 / ad logs and votes")
+    log.add_argument(
+        "--period", choices=("all", "month", "week", "day"), default="month", help="この期間の中で比べる / compare within"
+    )
+    log.add_argument("--p-win", type=float, default=0.95, help="これ以上確かな対だけ / keep pairs at least this sure")
+    log.add_argument("--template", default="", help="依頼文の形 / the brief's wording: '{brief}の{channel}を書いてください。'")
+    log.add_argument(
+        "--platform", choices=("google", "yahoo", "line", "meta"), help="媒体の規則も見る / also this platform's ad rules"
+    )
+    log.add_argument("--domain", help="業種の規則も見る / also this domain's ad rules: medical, cosmetics, food, finance, ...")
+    log.add_argument("--margin", type=int, default=5, help="投票の差 / votes: at least this margin")
 
 
 def _verb(

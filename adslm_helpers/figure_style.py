@@ -58,10 +58,10 @@ def japanese_font() -> str | None:
         return font
     for file in sorted(set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}):
         if Path(file).name.lower().startswith(_FONT_FILES):
-            fontManager.addfont(file)  # of a collection all faces, in newer versions
-            if font := _known_font():
-                return font
-    return None
+            fontManager.addfont(
+                file
+            )  # of a collection all faces, in newer versions; every weight, or all text is as bold as the first
+    return _known_font()
 
 
 def _known_font() -> str | None:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "count_bars", "length_histogram", "margin_histogram", "recipe_comparison", "rubric_bars", "to_png", "training_curves",
-    "use_japanese_font", "win_tie_loss",
+    "count_bars", "length_histogram", "margin_histogram", "posterior_curves", "recipe_comparison", "rubric_bars", "to_png",
+    "training_curves", "use_japanese_font", "win_tie_loss",
 ]  # fmt: skip
 
 
@@ -199,6 +199,34 @@ def margin_histogram(margins: list[float]) -> Figure:
         ax.set_xlabel(say("報酬の差（良い文 − 悪い文）", "reward margin (chosen - rejected)"))
         ax.set_ylabel(say("評価用の対", "held-out pairs"))
         legend_below(figure, [ax], columns=2)
+        return finished(figure)
+
+
+def posterior_curves(arms: Mapping[str, tuple[int, int]], prior: tuple[float, float] = (1.0, 1.0)) -> Figure:
+    """What a log lets one believe of each text's click-through rate: Beta(alpha + clicks, beta + impressions - clicks).
+
+    `arms`: label -> (clicks, impressions); `prior`: (alpha, beta). Where two curves overlap much, the log does not tell the texts apart.
+    """
+    import numpy
+
+    shapes = {name: (prior[0] + clicks, prior[1] + shown - clicks) for name, (clicks, shown) in arms.items()}
+    centres = {name: (a / (a + b), math.sqrt(a * b / (a + b) ** 2 / (a + b + 1))) for name, (a, b) in shapes.items()}
+    low = max(1e-9, min(mean - 4 * wide for mean, wide in centres.values()))
+    high = min(1 - 1e-9, max(mean + 4.5 * wide for mean, wide in centres.values()))
+    rates = numpy.linspace(low, high, 600)
+    with style() as say:
+        figure, (ax,) = canvas(8, 3.4)
+        for (name, (a, b)), color in zip(shapes.items(), cycle(PALETTE), strict=False):
+            density = (a - 1) * numpy.log(rates) + (b - 1) * numpy.log1p(-rates)
+            density = numpy.exp(density - density.max())
+            density /= density.sum() * (rates[1] - rates[0])
+            clicks, shown = arms[name]
+            ax.plot(100 * rates, density, color=color, label=f"{say.plain(name)}  {clicks:,} / {shown:,}")
+            ax.fill_between(100 * rates, density, color=color, alpha=0.15)
+        ax.set_xlabel(say("クリック率 (%)", "click-through rate (%)"))
+        ax.set_yticks([])
+        ax.set_ylim(bottom=0)
+        legend_below(figure, [ax])
         return finished(figure)
 
 

@@ -55,6 +55,8 @@ class DpoRecipe:
     the rejected text by forgetting the brief: see docs/results/recipes.md."""
     label_smoothing: float = 0.0
     """0-0.5, the share of labels believed to be flipped; used by loss_type 'robust'."""
+    use_p_win: bool = False
+    """Pairs from an ad log or from votes know how sure they are (`p_win`). True: loss 'robust' with label_smoothing = mean(1 - p_win)."""
 
     # --- optimisation ------------------------------------------------------------------------------------------
     learning_rate: float = 5e-6

@@ -116,3 +116,8 @@ def problems(recipe: Any) -> typing.Iterator[tuple[str, str]]:
             f"label_smoothing = {recipe.label_smoothing} is silently ignored by today's TRL with loss_type = {recipe.loss_type!r}. "
             "-> Set loss_type to 'robust'.",
         )
+    if recipe.use_p_win and recipe.loss_type not in ("sigmoid", "robust"):
+        yield (
+            f"use_p_win = true は loss_type = {recipe.loss_type!r} では使えません。→ loss_type を 'sigmoid' か 'robust' にしてください。",
+            f"use_p_win = true does not go with loss_type = {recipe.loss_type!r}. -> Set loss_type to 'sigmoid' or 'robust'.",
+        )

@@ -38,12 +38,50 @@ def setup(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     return value, lines
 
 
-def dataset(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
-    """`adslm dataset`."""
+def dataset(arguments: argparse.Namespace) -> tuple[Any, ...]:
+    """`adslm dataset`: 1 as its exit code where an audit found errors."""
     from .dataset.build import build_dataset
+    from .dataset.usable import look_at
 
-    report = build_dataset(Run(arguments.run), arguments.source, _recipe(arguments), drop_invalid=not arguments.strict)
+    recipe, source, reading = _recipe(arguments), *_source(arguments)
+    if arguments.audit:
+        found = look_at(source, recipe.seed, reading, mend=arguments.repair, say=_say)
+        return found.to_dict(), found.lines(), int(not found.passed)
+    options = {"drop_invalid": not arguments.strict, "mend": arguments.repair, "say": _say}
+    report = build_dataset(Run(arguments.run), source, recipe, reading=reading, **options)
     return report.to_dict(), report.lines()
+
+
+def _source(arguments: argparse.Namespace) -> tuple[str | None, Any]:
+    """What to read, and how."""
+    from .dataset.log_pairs import PairRules
+    from .dataset.sources import Reading
+
+    named = {"pairs": arguments.source, "log": arguments.from_log, "votes": arguments.votes}
+    given = {kind: source for kind, source in named.items() if source}
+    if len(given) > 1:
+        raise DataError(
+            f"データが2つ指定されています（{', '.join(given.values())}）。→ どちらか1つにしてください。",
+            f"Two sources are given ({', '.join(given.values())}). -> Give one of them.",
+        )
+    kind, source = next(iter(given.items()), ("pairs", None))
+    columns = {}
+    for pair in arguments.map:
+        role, equals, column = pair.partition("=")
+        if not equals:
+            raise DataError(
+                f"--map {pair!r} は「役割=列名」の形ではありません。→ 例: --map clicks=クリック数",
+                f"--map {pair!r} is not ROLE=COLUMN. -> For example --map clicks=Clicks",
+            )
+        columns[role.strip()] = column.strip()
+    template = {"template": arguments.template} if arguments.template else {}
+    rules = PairRules(p_win=arguments.p_win, platform=arguments.platform, domain=arguments.domain, **template)
+    return source, Reading(kind, columns, arguments.period, rules, arguments.margin)
+
+
+def _say(line: str) -> None:
+    """Progress, beside the result."""
+    print(harmless(line), file=sys.stderr, flush=True)
 
 
 def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -75,8 +113,32 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm evaluate`."""
     from .evaluation.evaluate import evaluate as evaluate_run
 
-    evaluation = evaluate_run(Run(arguments.run))
+    evaluation = evaluate_run(Run(arguments.run), arguments.against)
     return evaluation.metrics, evaluation.lines()
+
+
+def rate(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm rate`: the blind rating without a notebook; what was rated so far where nothing else is asked."""
+    from .evaluation.evaluate import refresh_report
+    from .evaluation.next_round import write_next_round
+    from .evaluation.rating_result import rating_summary
+    from .evaluation.rating_sheet import export_csv, import_csv
+
+    run = Run(arguments.run)
+    if arguments.csv:
+        path = export_csv(run, arguments.csv, arguments.rater, arguments.n)
+        return {"sheet": str(path)}, [
+            f"選ぶための表 / sheet to fill in: {path}",
+            f"adslm rate --run {run.name} --rater {arguments.rater} --import {path}",
+        ]
+    if arguments.pairs:
+        made = write_next_round(run, arguments.pairs, with_previous=True)
+        return made.to_dict(), made.lines()
+    read = import_csv(run, arguments.filled, arguments.rater) if arguments.filled else None
+    summary = rating_summary(run)
+    if summary.votes:
+        refresh_report(run)
+    return summary.to_dict() | ({"sheet": read.to_dict()} if read else {}), [*(read.lines() if read else []), *summary.lines()]
 
 
 def export(arguments: argparse.Namespace) -> tuple[Any, list[str]]:

@@ -17,7 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
         "prompt": "prompt instruction question query user_prompt user_input prompts conversations conversation messages dialogue post "
-        "input context user brief プロンプト 依頼 依頼文 指示 指示文 質問 質問文 問い お題 ブリーフ 要件 入力 入力文",
+        "input context user brief history プロンプト 依頼 依頼文 指示 指示文 質問 質問文 問い お題 ブリーフ 要件 入力 入力文",
         "chosen": "chosen accepted preferred chosen_response response_chosen chosen_answer answer_chosen chosen_output preferred_response "
         "preferred_output response_j winner_response winner_text winning_response winning better better_response better_answer best "
         "best_response good good_response good_answer positive winner ok 良い 良い例 良い回答 良い応答 良い文 良い案 良いコピー 良 良例 "
@@ -126,15 +126,16 @@ def number(value: Any) -> float | None:
 
 _IMPRESSIONS = re.compile(r"impr(essions?)?\.?|imps?|インプレッション数?|表示回数|表示数")
 _CLICKS = re.compile(r"clicks?(_all)?|link_clicks|クリック数?|クリック_すべて|リンクのクリック数?")
-_VOTES = re.compile(r".*(?:vote|votes|票|票数|投票数?|支持数?|人数)(?:_.*)?|(?:votes?|n)_.*")
+_VOTES = re.compile(r"(?:.*_)?votes?(?:_.*)?|.*票数?|票[a-h1-9]|.*支持数|(?:n|prefer)_[a-h1-9]")
 
 
-def refused_by_name(found: dict[str, str], row: dict) -> str:
-    """'log' or 'votes' where the columns say so; '' else."""
-    if any(_IMPRESSIONS.fullmatch(name) for name in found) and any(_CLICKS.fullmatch(name) for name in found):
-        return "log"
+def is_log(found: dict[str, str]) -> bool:
+    """Whether the columns are those of an ad log: impressions and clicks."""
+    return all(any(pattern.fullmatch(name) for name in found) for pattern in (_IMPRESSIONS, _CLICKS))
+
+
+def is_votes(found: dict[str, str], row: dict) -> bool:
+    """Whether two columns count votes, or 'A', 'B' and 'skip' do beside two texts."""
     counts = {name for name, column in found.items() if is_number(row[column])}
-    texts = sum(isinstance(row[column], str) and column not in counts for column in found.values())
-    voted = sum(bool(_VOTES.fullmatch(name)) for name in counts)
-    bare = {"a", "b"} <= counts or {"a", "b"} <= {name[-1:] for name in counts}
-    return "votes" if voted > 1 or (bare and "skip" in counts and texts > 1) else ""
+    texts = sum(isinstance(row[column], str) and name not in counts for name, column in found.items())
+    return sum(bool(_VOTES.fullmatch(name)) for name in counts) > 1 or ({"a", "b", "skip"} <= counts and texts > 1)

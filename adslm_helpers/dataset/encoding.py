@@ -25,9 +25,13 @@ _MARKS = (
 )
 
 
-def open_text(path: Path, newline: str) -> IO[str]:
+def open_text(path: Path, newline: str | None, largest: int = LARGEST_FILE) -> IO[str]:
     """`path` as text; bytes that do not belong to its encoding become surrogates, so that only their row is lost."""
-    encoding = _encoding(path)
+    return open_as(path, _encoding(path, largest), newline)
+
+
+def open_as(path: Path, encoding: str, newline: str | None) -> IO[str]:
+    """The same where the encoding is known."""
     wide = encoding.startswith(("utf-16", "utf-32"))
     return open(path, encoding=encoding, errors="strict" if wide else "surrogateescape", newline=newline)
 
@@ -43,15 +47,17 @@ def text_lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
             whole = rest.endswith(("\n", "\r"))
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Path, largest: int) -> str:
     """'utf-8-sig', 'utf-16', 'utf-32' or 'cp932'; raises DataError when none fits, or the file is too large.
 
     CP932 accepts most UTF-8 bytes as mojibake, so it is tried only where more characters fail as UTF-8 than pass.
     """
-    refuse_large(path, LARGEST_FILE)
+    refuse_large(path, largest)
     with open(path, "rb") as file:
         if wide := _wide_encoding(file.read(4)):
             return wide
+    if _is_utf8(path):
+        return "utf-8-sig"
     failed, passed, first = _count_utf8(path)
     if failed <= passed:
         return "utf-8-sig"
@@ -75,6 +81,18 @@ def _wide_encoding(head: bytes) -> str | None:
         return marked
     zeros = [byte == 0 for byte in head]
     return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(tuple(zeros))
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(_BLOCK):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _count_utf8(path: Path) -> tuple[int, int, tuple[int, int]]:

@@ -24,7 +24,7 @@ from .unpack import GZIP_MARK, inner_name, unpacked, unpacked_head
 __all__ = ["KINDS", "Place", "Problem", "RawRow", "file_and_sheet", "read_pairs", "read_rows"]
 
 _BOOKS = (".xlsx", ".xlsm")
-_SLOW_S = 5.0  # between two words about a file that takes long
+_SLOW_S = 2.0  # between two words about a file that takes long
 # First bytes, what it is, what to do. A spreadsheet is a zip.
 _UNPACK = ("展開して、中のファイルを指定してください。", "Unpack it and give the file inside.")
 _CONTAINERS = (

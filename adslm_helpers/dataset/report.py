@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 
 from ..foreign_text import harmless
-from .audit_finding import Finding, findings_html
+from .audit import Audit
+from .audit_finding import Finding
+from .repair import Repair
 from .rows import Problem
 from .shaping import REASONS as SHAPE_REASONS
 
@@ -36,23 +38,29 @@ _WORDS = {**REASONS, **SHAPE_REASONS}
 class DatasetReport:
     """The result of `build_dataset`: pairs_in == kept + sum(dropped.values()), and kept == split['train'] + split['eval'].
 
-    `pairs_in` is rows_in where it is not given; a row of several answers may hold more pairs. `audit` is what `Audit.to_dict` says but for
-    the findings: 'passed', 'trustworthy' (whether held-out numbers may be promised), 'verdict_ja', 'verdict_en' and 'counts'.
+    `rows_in`: rows of the source; `pairs_in` is more only where every pair of a row with several answers was asked for. `understood`: what
+    was understood of the source, in words; `facts`: the same for programs.
     """
 
     run: str
     source: str
+    understood: list[str]
+    facts: dict
     rows_in: int
+    pairs_in: int
     kept: int
     dropped: dict[str, int]
     notes: dict[str, int]
     problems: list[Problem]
+    repair: Repair | None
     statistics: dict
-    findings: list[Finding]
+    audit: Audit
     split: dict
     sha256: dict[str, str]
-    pairs_in: int | None = None
-    audit: dict = field(default_factory=dict)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.audit.findings
 
     def to_dict(self) -> dict:
         """Plain JSON values, as report.json holds them."""
@@ -60,14 +68,15 @@ class DatasetReport:
             {"code": problem.code, "source": problem.place.short, "ja": problem.line_ja, "en": problem.line_en}
             for problem in self.problems
         ]
-        findings = [finding.to_dict() for finding in self.findings]
-        return {**asdict(self), "pairs_in": self.pairs_in or self.rows_in, "problems": problems, "findings": findings}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        mended = self.repair.to_dict() if self.repair else None
+        return {**plain, "problems": problems, "repair": mended, "audit": self.audit.to_dict()}
 
     def lines(self) -> list[str]:
         """The summary, each line in Japanese, then in English."""
-        pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5]), *self._verdict()]
-        lines = [harmless(line) for pair in pairs for line in pair]
-        return lines + [line for finding in self.findings for line in finding.lines()]
+        pairs = [*self._counts(), *((problem.line_ja, problem.line_en) for problem in self.problems[:5])]
+        lines = [harmless(line) for line in self.understood] + [harmless(line) for pair in pairs for line in pair]
+        return [*lines, *(self.repair.lines() if self.repair else []), *self.audit.lines()]
 
     def _counts(self) -> list[tuple[str, str]]:
         dropped = sum(self.dropped.values())
@@ -98,16 +107,14 @@ class DatasetReport:
         )
         return counts
 
-    def _verdict(self) -> list[tuple[str, str]]:
-        return [(self.audit["verdict_ja"], self.audit["verdict_en"])] if self.audit else []
-
     def _repr_html_(self) -> str:
         """The same for a notebook; every text is escaped, for it may come from the user's data."""
-        counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in self._counts())
-        counts += "".join(f"<p><b>{_both(ja, en)}</b></p>" for ja, en in self._verdict())
+        understood = zip(self.understood[::2], self.understood[1::2], strict=False)
+        counts = "".join(f"<p>{_both(ja, en)}</p>" for ja, en in [*understood, *self._counts()])
         problems = "".join(f"<li>{_both(problem.line_ja, problem.line_en)}</li>" for problem in self.problems)
         listing = f"<details><summary>除外した行の例 / Dropped rows</summary><ul>{problems}</ul></details>" if problems else ""
-        return f"<div>{counts}{findings_html(self.findings)}{listing}</div>"
+        mended = self.repair._repr_html_() if self.repair else ""
+        return f"<div>{counts}{listing}{mended}{self.audit._repr_html_()}</div>"
 
 
 _ASCII = str.maketrans({"（": " (", "）": ")"})

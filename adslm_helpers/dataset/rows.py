@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..foreign_text import redacted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a row stands: the line of a text file (unit 'line'), or the row of something without lines (unit 'row')."""
 
@@ -33,7 +33,7 @@ class Place:
         return f"{name}:{self.number}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Why a row cannot be used: a code to count by, and what happened and why in Japanese and English."""
 
@@ -51,7 +51,7 @@ class Problem:
         return f"{self.place.en}: {self.en}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawRow:
     """One row as it was found; `value` is None where `problem` says that it could not be read.
 

@@ -114,13 +114,13 @@ def refuse_shape(name: str, mapped: dict[str, str], rows: list[RawRow], looked: 
     found = ", ".join(brief(column, 40) for column in [*rows[0].value][:12])
     known = ", ".join(f"{role}={column}" for role, column in mapped.items())
     source = rows[0].place.source
-    places = [(row.place.ja.removeprefix(source), row.place.en.removeprefix(source)) for row in rows[:3]]
-    ja, en = (separator.join(place) for separator, place in zip(("、", ","), zip(*places, strict=True), strict=True))
+    ja = "、".join(row.place.ja.removeprefix(source).strip() for row in rows[:3])
+    en = ", ".join(row.place.en.removeprefix(source).strip() for row in rows[:3])
     fail(
-        f"{source}{ja}（見た {looked:,} 行のうち {len(rows):,} 行）: {what_ja}{why_ja}（列: {found}"
+        f"{source} {ja}（見た {looked:,} 行のうち {len(rows):,} 行）: {what_ja}{why_ja}（列: {found}"
         + (f"。分かった役割: {known}" if known else "")
         + f"）→ {do_ja}",
-        f"{source}{en} ({len(rows):,} of the {looked:,} rows looked at): {what_en} {why_en} (Columns: {found}"
+        f"{source} {en} ({len(rows):,} of the {looked:,} rows looked at): {what_en} {why_en} (Columns: {found}"
         + (f"; understood: {known}" if known else "")
         + f") -> {do_en}",
     )

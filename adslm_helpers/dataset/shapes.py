@@ -100,11 +100,13 @@ def fit(row: dict, forced: dict[str, str]) -> tuple[str, dict[str, str]]:
         return _pair_fit(row, _without(found, chosen, rejected), forced, {"chosen": chosen, "rejected": rejected})
     prompt = _asked(row, found, forced)
     rest = _without(found, *prompt.values())
-    if refusal := names.refused_by_name(rest, row):
-        return refusal, prompt
+    if names.is_log(rest):
+        return "log", prompt
     judged = _judged(row, rest, forced)
     if judged and prompt.get("prompt"):
         return judged[0], {**prompt, **judged[1]}
+    if names.is_votes(rest, row):
+        return "votes", prompt
     if judged:
         return "no_prompt", judged[1]
     return _no_preference(row, rest, chosen or rejected, bool(prompt)), prompt

@@ -193,16 +193,19 @@ def _too_few(number: int) -> NoReturn:
 
 
 def _assembled(row: dict, mapped: dict[str, str], chosen: Any, rejected: Any) -> dict:
+    asked: dict[str, Any] = {}
     turns = [listed(cell) for cell in (row.get(mapped.get("prompt")), chosen, rejected)]
     if all(_are_texts(turn) and len(turn) == len(turns[0]) for turn in turns):  # the turns of a dialogue, side by side
         sides = [_dialogue(turns[0], answers) for answers in turns[1:]]
-        asked: Any = None
     else:
         sides = [_cell(cell, f'"{side}": ') for side, cell in zip(_SIDES[1:], (chosen, rejected), strict=True)]
-        asked = _prompt(row, mapped)
+        asked = {"prompt": _prompt(row, mapped)} if "prompt" in mapped else {}
     sides = _with_texts(sides)
     _refuse_diverging(sides)
-    return {**({} if asked is None else {"prompt": asked}), "chosen": sides[0], "rejected": sides[1]}
+    if before := _before(row, mapped):
+        sides = [_after(before, side) if isinstance(side, list) and len(side) > 1 else side for side in sides]
+        asked = {side: _after(before, cell) for side, cell in asked.items()}
+    return {**asked, "chosen": sides[0], "rejected": sides[1]}
 
 
 def _cell(cell: Any, where: str) -> Any:
@@ -233,21 +236,26 @@ def _dialogue(questions: list[str], answers: list[str]) -> list[dict]:
 
 
 def _prompt(row: dict, mapped: dict[str, str]) -> Any:
-    """The question with its input, after the system's words and the earlier turns; None where the dialogues hold it."""
-    if "prompt" not in mapped:
-        return None
-    asked = _cell(row[mapped["prompt"]], '"prompt": ')
-    further = row.get(mapped.get("input"))
+    """The question, with its input on a line below."""
+    asked, further = _cell(row[mapped["prompt"]], '"prompt": '), row.get(mapped.get("input"))
     if isinstance(further, str) and further.strip() and isinstance(asked, str):
-        asked = f"{asked}\n{further}" if asked.strip() else further
+        return f"{asked}\n{further}" if asked.strip() else further
+    return asked
+
+
+def _before(row: dict, mapped: dict[str, str]) -> list[dict]:
+    """What was said before the question: the system's words and earlier turns."""
     system = row.get(mapped.get("system"))
-    begins = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], dict) else {}
-    wanted = isinstance(system, str) and system.strip() and begins.get("role") != "system"
-    before = [{"role": "system", "content": system}] if wanted else []
-    before += history_messages(row.get(mapped.get("history")))
-    if not before or (isinstance(asked, str) and not asked.strip()):
-        return asked
-    return [*before, *(asked if isinstance(asked, list) else [{"role": "user", "content": asked}])]
+    said = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    return said + history_messages(row.get(mapped.get("history")))
+
+
+def _after(before: list[dict], asked: Any) -> Any:
+    """`asked` after `before`, whose system prompt is left out where `asked` has one; an empty question stays empty."""
+    if isinstance(asked, list) and asked:
+        begins = asked[0].get("role") if isinstance(asked[0], dict) else None
+        return [*(message for message in before if begins != "system" or message["role"] != "system"), *asked]
+    return [*before, {"role": "user", "content": asked}] if isinstance(asked, str) and asked.strip() else asked
 
 
 def _refuse_diverging(sides: list[Any]) -> None:

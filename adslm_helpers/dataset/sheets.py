@@ -26,6 +26,7 @@ _MOST_ROWS = 1_048_576  # Excel's own limit; the number of a row in the file may
 _MOST_COLUMNS = 1_000
 _MOST_CELLS = 100_000_000  # a formatted cell at the right end makes a row of thousands of empty ones
 _MOST_MERGED = 100_000
+_BLOCK = 256  # rows read at a time
 _LOOKED_AT = 50  # rows that tell whether a sheet holds a table
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*?\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 _SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
@@ -141,16 +142,15 @@ def _chosen(book: Any, path: Path, name: str | None) -> Any:
     filled = tables or [sheet for sheet in shown if _filled_rows(sheet, path, 1)]
     if len(filled) == 1:
         return filled[0]
-    names = ", ".join(sheet.title for sheet in filled) or listing
-    ja, en = (
-        (f"表のあるシートが {len(filled)} つ", f"{len(filled)} sheets with a table")
-        if filled
-        else ("行のあるシートがない", "no row")
-    )
-    example = f"{path.name}#{(filled or shown or [book])[0].title}" if filled or shown else path.name
+    if not filled:
+        fail(
+            f"{path} に行のあるシートがありません（{listing}）。→ 表のあるブックを指定してください。",
+            f"{path} holds no row in any sheet ({listing}). -> Give a workbook that holds a table.",
+        )
+    names, example = ", ".join(sheet.title for sheet in filled), f"{path.name}#{filled[0].title}"
     fail(
-        f"{path}: {ja}（{names}）。どれを使うか決められません。→ 「{example}」のように名前を付けて指定してください。",
-        f"{path}: {en} ({names}), so which to use is unclear. -> Name one, as in '{example}'.",
+        f"{path}: 表のあるシートが {len(filled)} つあり（{names}）、どれを使うか決められません。→ 「{example}」のように指定してください。",
+        f"{path}: {len(filled)} sheets hold a table ({names}), so which to use is unclear. -> Name one, as in '{example}'.",
     )
 
 
@@ -161,23 +161,23 @@ def _filled_rows(sheet: Any, path: Path, cells: int) -> int:
 
 def _values(sheet: Any, path: Path) -> Iterator[tuple]:
     sheet.reset_dimensions()  # what the file says of its own size may be wrong
-    number = width = 0
+    number = cells = 0
+    rows = sheet.iter_rows(values_only=True)
+    while block := _next_rows(rows, path, number):
+        number += len(block)
+        cells += sum(map(len, block))
+        if number > _MOST_ROWS or cells > _MOST_CELLS:
+            limit = f"{_MOST_ROWS:,}"
+            _refuse(path, f"{limit} 行より多いか、空のセルばかり", f"a sheet of more than {limit} rows, or full of empty cells")
+        yield from block
+
+
+def _next_rows(rows: Iterator[tuple], path: Path, number: int) -> list[tuple]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for row in sheet.iter_rows(values_only=True):
-                number += 1
-                width += len(row)
-                if number > _MOST_ROWS or width > _MOST_CELLS:
-                    _refuse(
-                        path,
-                        f"{_MOST_ROWS:,} 行より多いか、空のセルばかり",
-                        f"a sheet of more than {_MOST_ROWS:,} rows, or full of empty cells",
-                    )
-                yield row
-    except DataError:
-        raise
-    except Exception as error:
+            warnings.simplefilter("ignore")  # a date out of range is '#VALUE!', as in Excel
+            return list(islice(rows, _BLOCK))
+    except Exception as error:  # as above
         _refuse_broken(path, error, number)
 
 

@@ -37,6 +37,10 @@ _JOBS = {
     "safetensors": ("重みの保存と読み込み", "saving and loading weights"),
     "bitsandbytes": ("4-bit 読み込み（省メモリ学習）", "4-bit loading (training in less memory)"),
     "tensorboard": ("TensorBoard の記録", "TensorBoard logs"),
+    "duckdb": ("広告ログの集計", "adding up an ad log"),
+    "openpyxl": ("Excel の読み込み", "reading Excel sheets"),
+    "rapidfuzz": ("データの検査", "the audit of the data"),
+    "sacrebleu": ("文の多様さの評価", "the diversity of texts"),
 }
 
 

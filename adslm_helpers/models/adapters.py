@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import AdslmError, ModelError
 from ..run import read_json
 
+WEIGHTS = "adapter_model.safetensors"
 _LARGEST = 1 << 20
 # PEFT imports what these name, fetches it, or matches every name against it as a pattern.
 _NAME_CODE = (
@@ -25,12 +27,35 @@ _NAME_CODE = (
 
 def with_adapter(model: Any, folder: Path) -> Any:
     """`model` with the LoRA adapter of `folder` on it, as a `PeftModel`; ModelError where it is none, does not fit or names code."""
-    if why := _refused(folder):
-        raise _unusable(folder, *why)
     from peft import PeftModel
 
+    return _read(folder, lambda: PeftModel.from_pretrained(model, str(folder), is_trainable=False))
+
+
+def add_adapter(model: Any, folder: Path, name: str) -> None:
+    """Puts the adapter of `folder` beside those that a PeftModel has, as `name`; which one is active stays as it was.
+
+    ModelError as for `with_adapter`, and where the tensors are not those of this base: PEFT would leave what is missing at zero.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    _read(folder, lambda: model.load_adapter(str(folder), adapter_name=name, is_trainable=False, torch_device=str(model.device)))
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+        odd = sorted(set(file.keys()) ^ set(own))
+    if odd:
+        model.delete_adapter(name)
+        ja = f"このベースモデルのアダプターではありません。合わないテンソル {len(odd)} 個: {odd[0]} ほか"
+        raise _unusable(folder, ja, f"it is no adapter of this base; {len(odd)} tensors do not match: {odd[0]}, ...")
+    model.eval()
+
+
+def _read(folder: Path, load: Callable[[], Any]) -> Any:
+    if why := _refused(folder):
+        raise _unusable(folder, *why)
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        return load()
     except Exception as error:  # a false header, other shapes, a config of another PEFT: the classes of many libraries
         if "OutOfMemory" in type(error).__name__:
             raise
@@ -39,7 +64,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
 
 def _refused(folder: Path) -> tuple[str, str] | None:
-    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    config, weights = folder / "adapter_config.json", folder / WEIGHTS
     if not weights.is_file():  # PEFT would take adapter_model.bin, which is a pickle
         return f"{weights.name} がありません", f"it has no {weights.name}"
     if not config.is_file() or config.stat().st_size > _LARGEST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,12 @@ def generate_texts(
     top_p: float = 0.95,
     max_new_tokens: int = 96,
     batch_size: int = 16,
+    on_batch: Callable[[int], None] = lambda answered: None,
 ) -> list[Generated]:
     """One answer to each prompt, in order; the same arguments give the same texts on the same machine.
 
     `temperature` 0 decodes greedily. Repetition is not hidden (no n-gram blocking): a model that loops must be seen looping.
-    The model's mode (train / eval), the tokenizer's padding side and the global random state are as before afterwards.
+    `on_batch` is told how many answers each batch gave. The model's mode (train / eval), the tokenizer's padding side and the global random state are as before afterwards.
     """
     import torch
 
@@ -62,6 +63,7 @@ def generate_texts(
                     **sampling,
                 )
                 answers += [_read(tokenizer, ids) for ids in output[:, batch["input_ids"].shape[1] :].tolist()]
+                on_batch(len(output))
     finally:
         model.train(was_training)
         tokenizer.padding_side = side

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
 
 from ..data_files import read_yaml
 from ..errors import DataError
@@ -17,6 +19,8 @@ from .folding import Folded
 DISCLAIMER_JA = "広告チェックの補助であり、法的助言ではありません"
 DISCLAIMER_EN = "A review aid, not legal advice"
 SEVERITIES = ("error", "warn", "info")
+MOST_PLACES = 50
+"""So many places of one rule in one text are told apart; a text that breaks a rule more often is no better known by the rest."""
 _NEAR = 12  # characters around a hit in which `error_with` is looked for
 
 
@@ -74,7 +78,7 @@ def find_breaches(
     brief: str = "",
     only: Collection[str] | None = None,
 ) -> list[Breach]:
-    """Every breach of a rule in `text`, in the order of the rules, each with its place in the text as written.
+    """The breaches of rules in `text`, in the order of the rules, each with its place in the text as written (MOST_PLACES of a rule at most).
 
     `platform` (google, yahoo, line, meta) adds its lengths and symbols; without one only what holds everywhere. `part`: of the ad, for lengths.
     `domain`: the line of business; where it is None it is guessed from `brief`, and a breach that depends on it says so. `only`: ids of rules.
@@ -88,6 +92,27 @@ def find_breaches(
         spans = _spans(rule, folded)
         if spans and not (rule.unless_brief and rule.unless_brief.search(brief)):
             found += [_breach(rule, folded.text, *span, domain or guessed, bool(guessed)) for span in spans]
+    return found
+
+
+def find_ad_breaches(ad: Mapping[str, Sequence[str]], *, platform: str, **settings) -> list[tuple[str, Breach]]:
+    """What one whole ad breaks, as (part, breach): its texts by part ({"headline": [...], "description": [...]}), and how many there are.
+
+    On Google, exclamation marks are counted over all texts (part '', places in the texts joined by line feeds). `settings`: domain and brief, as in `find_breaches`.
+    """
+    found = [
+        (part, breach)
+        for part, texts in ad.items()
+        for t in texts
+        for breach in find_breaches(t, platform=platform, part=part, **settings)
+    ]
+    together = "\n".join(text for texts in ad.values() for text in texts)
+    if platform == "google" and not any(breach.rule == "sym.google.excl_count" for _, breach in found):
+        found += [("", breach) for breach in find_breaches(together, platform=platform, only=("sym.google.excl_count",))]
+    given = Counter(_parts()[part] for part, texts in ad.items() for _ in texts)
+    for rule in read_yaml("ad_rules.yaml")["counts"]:
+        if rule["platform"] == platform and not rule["at_least"] <= given[rule["part"]] <= rule["at_most"]:
+            found.append((rule["part"], _wrong_count(rule, given[rule["part"]])))
     return found
 
 
@@ -155,7 +180,7 @@ def _any_of(patterns: list[str] | None) -> re.Pattern | None:
 @lru_cache(maxsize=512)
 def _applying(platform: str | None, part: str, domain: str, only: tuple[str, ...] | None) -> tuple[Rule, ...]:
     data = read_yaml("ad_rules.yaml")
-    parts = {alias: name for name, aliases in data["parts"].items() for alias in (name, *aliases)}
+    parts = _parts()
     if platform is not None:
         _known("媒体", "platform", platform, data["platforms"])
     _known("広告の部分", "part", part, list(parts))
@@ -185,7 +210,8 @@ def _known(ja: str, en: str, value: str, known: list[str]) -> None:
 def _spans(rule: Rule, folded: Folded) -> list[tuple[int, int]]:
     """Where `rule` is broken, as places in the text as written."""
     if rule.measure:
-        return list(MEASURES[rule.measure](folded.text, rule.settings, read_yaml("ad_rules.yaml")["as_of"].year))
+        spans = MEASURES[rule.measure](folded.text, rule.settings, read_yaml("ad_rules.yaml")["as_of"].year)
+        return list(islice(spans, MOST_PLACES))
     words = folded.text if rule.raw else folded.plain
     if not rule.pattern.search(words):
         return []
@@ -194,6 +220,7 @@ def _spans(rule: Rule, folded: Folded) -> list[tuple[int, int]]:
         hits = _outside(hits, [found.span() for found in rule.excepted.finditer(words)])
     if not hits or (rule.unless and rule.unless.search(words)):
         return []
+    hits = hits[:MOST_PLACES]
     return hits if rule.raw else [folded.span(*hit) for hit in hits]
 
 
@@ -217,6 +244,13 @@ def _breach(rule: Rule, text: str, start: int, end: int, domain: str, guessed: b
     return Breach(rule.id, severity, text[start:end], start, end, ja, en, rule.source)
 
 
+def _wrong_count(rule: dict, n: int) -> Breach:
+    low, high = rule["at_least"], rule["at_most"]
+    ja = f"1つの広告の {rule['part']} は {low}〜{high} 本です（今は {n} 本）。"
+    en = f"An ad takes {low} to {high} texts of the part {rule['part']}; there are {n}."
+    return Breach(rule["id"], "error", "", 0, 0, ja, en, rule["source"])
+
+
 def _row(breach: Breach, sides: Iterable[str]) -> dict:
     return {
         "rule": breach.rule,
@@ -231,6 +265,12 @@ def _row(breach: Breach, sides: Iterable[str]) -> dict:
 
 def _rank(breach: Breach) -> int:
     return SEVERITIES.index(breach.severity)
+
+
+@cache
+def _parts() -> dict[str, str]:
+    """Every name of a part of an ad -> the name that the rules use."""
+    return {alias: name for name, aliases in read_yaml("ad_rules.yaml")["parts"].items() for alias in (name, *aliases)}
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .prompts import EncodedPair
@@ -14,7 +14,15 @@ _KEEP = ("logits_to_keep", "num_logits_to_keep")
 
 
 def mean_kl(model: Any, pairs: Sequence[EncodedPair]) -> float:
-    """KL(tuned || base) of the next token in nats, the mean over the chosen tokens of `pairs`, teacher-forced; exact, not sampled.
+    """KL(tuned || base) of the next token in nats, the mean over the chosen tokens of `pairs`; see `kl_of_pairs`. 0 for no pairs."""
+    sums = kl_of_pairs(model, pairs)
+    return sum(total for total, _ in sums) / count if (count := sum(count for _, count in sums)) else 0.0
+
+
+def kl_of_pairs(
+    model: Any, pairs: Sequence[EncodedPair], on_pair: Callable[[int], None] = lambda done: None
+) -> list[tuple[float, int]]:
+    """(KL(tuned || base) in nats, summed over the tokens; number of tokens) of each pair's chosen text: exact, teacher-forced.
 
     `model`: a PeftModel; its base is itself with the adapter off. One pair at a time: memory for 32 rows of the vocabulary, three times.
     Not finite where the logits are not. The model's mode and the random state are as before.
@@ -22,7 +30,7 @@ def mean_kl(model: Any, pairs: Sequence[EncodedPair]) -> float:
     import torch
 
     was_training = model.training
-    total, count = 0.0, 0
+    sums = []
     try:
         model.eval()
         with torch.no_grad():
@@ -32,11 +40,11 @@ def mean_kl(model: Any, pairs: Sequence[EncodedPair]) -> float:
                     base = _logps(model, pair)
                 share = tuned.exp()
                 # A token that the model rules out (-inf) adds nothing; a NaN stays one.
-                total += (share * (tuned - base)).masked_fill(share == 0, 0).sum().item()
-                count += len(tuned)
+                sums.append(((share * (tuned - base)).masked_fill(share == 0, 0).sum().item(), len(tuned)))
+                on_pair(1)
     finally:
         model.train(was_training)
-    return total / count if count else 0.0
+    return sums
 
 
 def _logps(model: Any, pair: EncodedPair) -> Any:

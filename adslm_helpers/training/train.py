@@ -18,6 +18,7 @@ from ..run_lock import run_lock
 from .attempts import train_until_done
 from .checkpoints import clear_up, save_adapter
 from .interrupt import told_how_to_go_on
+from .label_noise import with_label_noise
 from .mirror import mirror_callback, mirroring
 from .recoveries import read_recoveries
 from .restore import restore_run
@@ -104,7 +105,8 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     run.require("dataset")
     probe = probe_machine()
     check_preset_fits(recipe, probe)
-    plan = plan_run(recipe, probe)
+    told, words = with_label_noise(recipe, load_split(run, "train") if recipe.use_p_win else [])
+    plan = plan_run(told, probe)
     fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):
@@ -117,9 +119,9 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
         note_start(run, recipe, fingerprint)
         write_json(run.training / "recipe.json", plan.recipe.to_dict())
         run.update(recipe=recipe.to_dict(), plan=plan.to_dict())
-        result = _train(run, recipe, plan.recipe, callbacks, fingerprint, resume=resumable)
+        result = _train(run, told, plan.recipe, callbacks, fingerprint, resume=resumable)
         changed = [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in plan.changes.items()]
-        result = replace(result, choice=[*result.choice, *changed], kept=kept)
+        result = replace(result, choice=[*result.choice, *changed, *words], kept=kept)
         notes["model"] = result.model
         write_json(run.training / "result.json", asdict(result))
         notes |= {"final": result.final, "preflight": result.preflight}

@@ -51,8 +51,12 @@ def environment(version: str) -> Path:
 
 
 def shared_packages() -> None:
-    """torch (as requirements.txt pins it) and matplotlib, once for all environments."""
-    pinned = re.findall(r"^(?:torch|matplotlib)==.*$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    """torch (as requirements.txt pins it), matplotlib and what reads and audits data, once for all environments."""
+    pinned = re.findall(
+        r"^(?:torch|matplotlib|duckdb|openpyxl|RapidFuzz|sacrebleu)==.*$",
+        (ROOT / "requirements.txt").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     ready = HOME / "shared" / "ready"
     if not ready.is_file() or ready.read_text() != "\n".join(pinned):
         shutil.rmtree(HOME / "shared", ignore_errors=True)

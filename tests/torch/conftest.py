@@ -40,7 +40,7 @@ def model_folder(tokenizer, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(model_folder):
     """A few steps on the small model."""
     return recipe_from_dict(
@@ -56,7 +56,12 @@ def recipe(model_folder):
 @pytest.fixture
 def run(runs_in_tmp):
     """A run whose dataset step is done: 24 pairs to train on, 8 held out."""
-    made = Run("t", runs_in_tmp)
+    return made_run(runs_in_tmp)
+
+
+def made_run(root):
+    """See `run`."""
+    made = Run("t", root)
     rows = sample_pairs(32, seed=3)
     with made.step("dataset") as notes:
         write_jsonl(made.dataset / "train.jsonl", rows[:24])

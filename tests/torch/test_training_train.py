@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from adslm_helpers.errors import RecipeError, RunError, TrainingError
 from adslm_helpers.models.tuned import load_tuned
 from adslm_helpers.recipe import recipe_from_dict
-from adslm_helpers.run import Run, read_jsonl
+from adslm_helpers.run import Run, read_json, read_jsonl, write_jsonl
 from adslm_helpers.training.checkpoints import last_valid
 from adslm_helpers.training.train import train
 
@@ -46,6 +46,19 @@ def test_the_first_loss_is_ln_2_plus_the_sft_term(run, recipe):
     train(run, plain)
     first = read_jsonl(run.training / "history.jsonl")[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4) and first["rewards/margins"] == 0
+
+
+def test_the_labels_that_the_data_doubts_are_smoothed_in_the_loss(run, recipe):
+    """Robust DPO with smoothing e: at the start the loss is ln 2 whatever e is, then it parts from the plain one."""
+    for side in ("train", "eval"):
+        path = run.dataset / f"{side}.jsonl"
+        write_jsonl(path, [{**row, "p_win": 0.9} for row in read_jsonl(path)])
+    told = recipe_from_dict({**recipe.to_dict(), "sft_weight": 0.0, "use_p_win": True})
+    result = train(run, told)
+    used = recipe_from_dict(read_json(run.training / "recipe.json"))
+    assert (used.loss_type, used.label_smoothing) == ("robust", 0.1) and any("label_smoothing 0.1" in line for line in result.choice)
+    plain = train(run, recipe_from_dict({**told.to_dict(), "use_p_win": False}))
+    assert result.final["eval_loss"] != pytest.approx(plain.final["eval_loss"], abs=1e-6)
 
 
 def test_what_a_run_leaves_behind(trained):

@@ -19,7 +19,7 @@ from adslm_helpers.road import ROAD, NotebookError
 from adslm_helpers.run import Run
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["setup", "dataset", "train", "monitor", "analyze", "check", "evaluate", "export", "chat", "run"]
+VERBS = ["setup", "dataset", "train", "monitor", "analyze", "check", "evaluate", "rate", "export", "chat", "run"]
 ROW = '{"prompt": "依頼%d", "chosen": "良い文%d", "rejected": "悪い文%d"}\n'
 
 
@@ -318,7 +318,7 @@ def test_setup_as_if_answers_for_the_other_machine_in_json(capsys):
     assert cli.main(["setup", "--json", "--as-if", "colab-2026.08-gpu", "--preset", "colab_t4"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["as_if"] == "colab-2026.08-gpu" and value["probe"]["torch"] == "2.11.0+cu128" and value["plan"]["fp16"] is True
-    assert [line.split("<")[0].split(">")[0] for line in value["install"]["missing"]] == ["trl", "bitsandbytes"]
+    assert [line.split("<")[0].split(">")[0] for line in value["install"]["missing"]] == ["rapidfuzz", "sacrebleu", "trl", "bitsandbytes"]
     assert "repair" not in value and value["ok"] is False
 
 

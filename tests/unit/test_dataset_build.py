@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import build
+from adslm_helpers.dataset import sources
 from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.errors import DataError, RunError
 from adslm_helpers.recipe import load_recipe
@@ -75,8 +75,8 @@ def test_strict_mode_names_the_places_and_writes_nothing(tmp_path, run, recipe):
 
 def test_nothing_usable_says_why_with_three_places(tmp_path, run, recipe):
     with pytest.raises(DataError) as caught:
-        build_dataset(run, write(tmp_path / "ads.jsonl", [{"text": "靴"}] * 9), recipe)
-    assert caught.value.ja.count("行目") == 3 and "'text'" in caught.value.ja and "column missing 9" in caught.value.en
+        build_dataset(run, write(tmp_path / "ads.jsonl", [pair(n, rejected="") for n in range(9)]), recipe)
+    assert caught.value.ja.count("行目") == 3 and "empty rejected 9" in caught.value.en
 
 
 def test_a_mistyped_source_does_not_make_a_finished_run_stale(tmp_path, run, recipe):
@@ -95,7 +95,7 @@ def test_summary_is_bilingual_and_html_is_escaped(tmp_path, run, recipe):
     report = build_dataset(run, write(tmp_path / "<b>ads.jsonl", rows), recipe)
     text = "\n".join(report.lines())
     assert "採用 20行、除外 1行（列がない 1）" in text and "20 kept, 1 dropped (column missing 1)" in text
-    assert "両方にあるプロンプトは 0 件" in text and "No prompt stands on both sides." in text
+    assert "両方にあるプロンプトも応答文も 0 件" in text and "No prompt and no answer stands on both sides." in text
     page = report._repr_html_()
     assert "<script>" not in page and "<b>ads" not in page and "&lt;script&gt;" in page
 
@@ -107,7 +107,7 @@ def test_made_up_pairs_by_count(run, recipe, monkeypatch):
         asked.update(n=n, seed=seed)
         return [pair(number, synthetic=True, defect="vague") for number in range(n)]
 
-    monkeypatch.setattr(build, "sample_pairs", sample_pairs)
+    monkeypatch.setattr(sources, "sample_pairs", sample_pairs)
     report = build_dataset(run, "sample:30", recipe)
     assert asked == {"n": 30, "seed": recipe.seed} and report.rows_in == 30 and len(report.sha256["source"]) == 64
     assert load_split(run, "train")[0]["defect"] == "vague"
@@ -116,7 +116,7 @@ def test_made_up_pairs_by_count(run, recipe, monkeypatch):
 @pytest.mark.parametrize("source", [None, "sample"])
 def test_the_shipped_sample_is_the_default(tmp_path, run, recipe, monkeypatch, source):
     shipped = write(tmp_path / "sample_pairs.jsonl", [pair(n) for n in range(20)])
-    monkeypatch.setattr(build, "data_path", {"sample_pairs.jsonl": shipped}.__getitem__)
+    monkeypatch.setattr(sources, "data_path", {"sample_pairs.jsonl": shipped}.__getitem__)
     report = build_dataset(run, source, recipe)
     assert (report.source, report.kept, report.sha256["source"]) == ("sample", 20, sha256(shipped))
 
@@ -129,7 +129,7 @@ def test_an_unknown_side_is_refused(run):
 def test_importing_the_room_loads_no_heavy_library():
     code = (
         "import sys, adslm_helpers.dataset.build; "
-        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'duckdb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

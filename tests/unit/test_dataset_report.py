@@ -14,7 +14,8 @@ def report(**more):
     sides = {"train": len(split.train), "eval": len(split.eval), "train_prompts": 34, "eval_prompts": 6, "eval_share": 0.15}
     values = {
         "run": "r", "source": "a.jsonl", "rows_in": 42, "kept": 40, "dropped": {"duplicate": 2}, "notes": {}, "problems": [],
-        "statistics": {}, "findings": result.findings, "split": {**sides, **split.to_dict()}, "sha256": {}, "audit": result.summary(),
+        "statistics": {}, "split": {**sides, **split.to_dict()}, "sha256": {}, "audit": result, "understood": [], "facts": {}, "repair": None,
+        "pairs_in": 42,
     }  # fmt: skip
     return DatasetReport(**{**values, **more})
 
@@ -25,7 +26,7 @@ def test_verdict_and_findings_stand_in_the_lines_and_in_the_json():
     assert lines[0] == "a.jsonl: 42行 → 採用 40行、除外 2行（重複 2）" and "約束できません" in "\n".join(lines)
     assert "[要対処]" in "\n".join(lines) and any(line.startswith("    ") for line in lines)
     values = json.loads(json.dumps(shown.to_dict(), allow_nan=False))
-    assert values["audit"]["trustworthy"] is False and values["pairs_in"] == 42 and values["findings"][0]["cure_ja"]
+    assert values["audit"]["trustworthy"] is False and values["pairs_in"] == 42 and values["audit"]["findings"][0]["cure_ja"]
 
 
 def test_rows_of_several_pairs_are_counted_as_rows_and_as_pairs():

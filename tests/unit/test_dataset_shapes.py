@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adslm_helpers.dataset import formats
 from adslm_helpers.dataset.formats import RawRow, read_pairs
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
@@ -129,6 +130,10 @@ WRITTEN = {
     ),
     "scores": ("scored", lambda p, c, r: {"prompt": p, "responses": [r, c], "scores": [0.1, 0.7]}),
     "wide-scores": ("scored", lambda p, c, r: {"依頼": p, "案1": c, "点1": "4.5", "案2": r, "点2": "2", "案3": "", "点3": ""}),
+    "forum": (
+        "scored",
+        lambda p, c, r: {"history": p, "human_ref_A": r, "human_ref_B": c, "score_A": 3, "score_B": 12, "labels": 0},
+    ),
     "ranks": ("ranked", lambda p, c, r: {"prompt": p, "answers": [{"answer": r, "rank": 7}, {"answer": c, "rank": 1}]}),
     "rank-list": ("ranked", lambda p, c, r: {"prompt": p, "responses": [r, "中くらいの文。", c], "ranks": [3, 2, 1]}),
     "best-first": ("ordered", lambda p, c, r: {"instruction": p, "input": "", "output": [c, r]}),
@@ -253,6 +258,12 @@ def test_numbers_that_can_mean_only_one_answer_are_understood():
     assert sides([{**row, "label": row["label"] - 1} for row in lists])[0] == sides(lists)[0]
 
 
+def test_a_judgement_counts_even_beside_numbers_of_votes():
+    row = {"prompt": "靴", "response_a": "良い", "response_b": "悪い", "n_turns": 1, "n_tokens": 9}
+    assert sides([{**row, "winner": "a", "votes_a": 7, "votes_b": 2}])[0] == [("靴", "良い", "悪い")]
+    assert "no column says" in refusal([row])
+
+
 @pytest.mark.parametrize(
     ("label", "code"), [("tie", "tie"), ("tie (bothbad)", "tie"), ("引き分け", "tie"), ("", "no_winner"), ("c", "no_winner")]
 )
@@ -320,6 +331,7 @@ def test_system_and_history_stay_messages():
         ("bad_messages", {"chosen": [assistant("a"), "b"]}),
         ("not_text", {"chosen": 3}),
         ("empty_rejected", {"rejected": None}),
+        ("empty_prompt", {"prompt": None, "system": "短く"}),
         ("bad_messages", {"chosen": [user("a"), user("b")]}),
     ],
 )
@@ -356,6 +368,13 @@ def test_what_only_some_rows_have_belongs_to_all(tmp_path):
     assert [raw.value["prompt"] for raw in shaped(iter(raws(rows)), off)][3] == "靴"
 
 
+def test_a_system_prompt_belongs_to_whole_dialogues_too():
+    row = {"system": "短く", "chosen": [user("靴"), assistant("a")], "rejected": [user("靴"), assistant("b")]}
+    prompt = [{"role": "system", "content": "短く"}, user("靴")]
+    assert sides([row, {**row, "prompt": "靴"}])[0][0] == (prompt, "a", "b")
+    assert sides([{**row, "prompt": "靴"}])[0] == [(prompt, "a", "b")]
+
+
 def test_a_system_prompt_is_not_said_twice_and_a_whole_prompt_gets_no_input():
     row = {
         "system": "短く",
@@ -389,6 +408,14 @@ def test_ad_copy_with_a_colon_is_no_transcript():
 
 def test_a_file_of_broken_rows_is_left_to_validation():
     assert detect_shape(raws([None, [1], "x"])).name == "pairs"
+
+
+def test_a_long_file_says_how_far_it_was_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(formats, "_SLOW_S", -1.0)
+    path, said = tmp_path / "a.jsonl", []
+    path.write_text("\n".join(json.dumps({"依頼": f"靴{n}", "良い": "a", "悪い": "b"}) for n in range(2500)), encoding="utf-8")
+    assert len(list(read_pairs(path, say=said.append)[1])) == 2500
+    assert [line for line in said if "2,000" in line] and len(said) == 4
 
 
 def test_pairs_are_read_as_a_stream(tmp_path):

@@ -76,7 +76,7 @@ def test_the_sheet_with_the_table_is_found_or_has_to_be_named(tmp_path):
     assert "四月, 五月" in refusal(path) and "b.xlsx#四月" in refusal(path)
     assert list(sheet_rows(path, "五月"))[1] == [3, 4]
     assert "nearest: 五月" in refusal(path, sheet="五月分")
-    assert "no row" in refusal(book(tmp_path / "c.xlsx", x=[], y=[]))
+    assert "holds no row" in refusal(book(tmp_path / "c.xlsx", x=[], y=[]))
 
 
 def test_hidden_sheets_are_not_chosen_unless_named(tmp_path):

@@ -20,6 +20,12 @@ GOOD = {
     "torch": "2.13.0", "transformers": "5.20.2", "trl": "1.16.0", "peft": "0.21.2", "accelerate": "1.15.0", "datasets": "5.1.0",
     "safetensors": "0.8.0", "numpy": "2.4.6", "pandas": "3.1.0", "matplotlib": "3.11.2", "ipywidgets": "8.1.9", "pyyaml": "6.0.3",
     "packaging": "26.3", "psutil": "7.2.2", "jinja2": "3.1.6", "tensorboard": "2.21.0",
+    "duckdb": "2.0.1", "openpyxl": "3.1.5", "rapidfuzz": "3.14.6", "sacrebleu": "2.6.0",
+}  # fmt: skip
+
+# By the install cell, on Colab.
+INSTALLED = {
+    "trl": "0.29.1", "bitsandbytes": "0.50.2", "rapidfuzz": "3.14.6", "sacrebleu": "2.6.0", "portalocker": "4.4.2", "colorama": "0.4.6",
 }  # fmt: skip
 
 
@@ -32,7 +38,7 @@ def there(colab=None, requires=None, leftovers=(), described="made-up", **versio
 def runtime(name="colab-2026.08-gpu", **changed) -> Installed:
     """A Colab runtime after a working install cell, with versions changed by somebody."""
     known = described_runtime(name)
-    versions = {"trl": "0.29.1", "bitsandbytes": "0.50.2", **{n.replace("_", "-"): version for n, version in changed.items()}}
+    versions = {**INSTALLED, **{n.replace("_", "-"): version for n, version in changed.items()}}
     return Installed({**known.versions, **versions}, known.requires, known.python, known.colab, name)
 
 
@@ -52,9 +58,9 @@ def test_a_good_set_has_nothing_to_mend():
 
 
 @pytest.mark.parametrize("name", [name for name in runtime_names() if "2025.07" not in name])
-def test_a_fresh_colab_lacks_trl_alone_and_its_own_oddities_are_harmless(name):
+def test_a_fresh_colab_lacks_three_packages_and_its_own_oddities_are_harmless(name):
     diagnosis = diagnose(described_runtime(name))
-    assert kinds(diagnosis, "problem") == {("missing", "trl")}
+    assert kinds(diagnosis, "problem") == {("missing", name) for name in ("trl", "rapidfuzz", "sacrebleu")}
     assert kinds(diagnosis, "harmless") == {("conflict", "ipython"), ("wandb", "wandb")}
     assert "do not mend" in only(diagnosis, "conflict").en and "report_to" in only(diagnosis, "wandb").en
     assert kinds(diagnose(runtime(name)), "problem") == set()
@@ -75,7 +81,7 @@ def test_a_runtime_that_is_too_old_is_one_problem_with_one_remedy():
 def test_an_old_runtime_that_an_upgrade_got_going_is_still_told_to_switch():
     """The install cell's pip replaces transformers there, because nothing holds it back."""
     old = described_runtime("colab-2025.07-gpu")
-    versions = {**old.versions, "trl": "0.29.1", "transformers": "5.20.2", "datasets": "5.1.0", "tokenizers": "0.22.2"}
+    versions = {**old.versions, **INSTALLED, "transformers": "5.20.2", "datasets": "5.1.0", "tokenizers": "0.22.2"}
     diagnosis = diagnose(Installed({**versions, "huggingface-hub": "2.2.0"}, {}, "3.11", "release-colab_20250725", "old"))
     assert diagnosis.problems == [] and "Change runtime type" in only(diagnosis, "runtime").en
     assert not [f for f in diagnose(described_runtime("colab-2025.10-cpu")).findings if f.kind == "runtime"]

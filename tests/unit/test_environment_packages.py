@@ -113,7 +113,14 @@ def test_on_colab_the_trl_to_install_leaves_its_packages_alone_and_a_newer_one_i
 def test_what_colab_lacks_is_read_from_its_one_place(site):
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements-colab.txt").read_text(encoding="utf-8").splitlines()]
     assert [str(item) for item in colab_requirements()] == [str(Requirement(line)) for line in lines if line]
-    assert [item.name for item in colab_requirements()] == ["trl", "bitsandbytes"]
+    assert [item.name for item in colab_requirements()] == [
+        "trl",
+        "bitsandbytes",
+        "rapidfuzz",
+        "sacrebleu",
+        "portalocker",
+        "colorama",
+    ]
 
 
 def test_an_installation_without_its_requirement_files_says_so(site, monkeypatch, tmp_path):

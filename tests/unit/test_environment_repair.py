@@ -23,6 +23,10 @@ FREEZES = ROOT.parent / "shared" / "data" / "colab_runtimes"
 TRL_1 = ["accelerate>=1.4.0", "datasets>=4.7.0", "packaging>20.0", "transformers>=4.56.2"]
 TRL_029 = ["accelerate>=1.4.0", "datasets>=3.0.0", "packaging>20.0", "transformers>=4.56.2"]
 TRL_011 = ["torch>=1.4.0", "transformers>=4.40.0", "accelerate", "datasets", "tyro>=0.5.11"]
+# What the install cell adds to a Colab runtime, as the made-up index offers it.
+ADDED = {
+    "trl": "0.29.1", "bitsandbytes": "0.50.2", "rapidfuzz": "3.14.6", "sacrebleu": "2.6.0", "portalocker": "4.4.2", "colorama": "0.4.6",
+}  # fmt: skip
 GOOD = [name for name in runtime_names() if "2025.07" not in name]
 needs_uv = pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
 
@@ -41,6 +45,10 @@ def index(tmp_path_factory):
     wheel(folder, "tyro", "0.9.0")
     wheel(folder, "bitsandbytes", "0.50.2", ["torch<3,>=2.4", "numpy>=1.17", "packaging>=20.9"])
     wheel(folder, "bitsandbytes", "0.42.0")
+    wheel(folder, "sacrebleu", "2.6.0", ["portalocker", "regex", "tabulate>=0.8.9", "numpy>=1.17", "colorama", "lxml"])
+    for name, version in ADDED.items():
+        if name not in ("trl", "bitsandbytes", "sacrebleu"):
+            wheel(folder, name, version)
     return folder
 
 
@@ -73,12 +81,12 @@ def install_as_the_notebook_does(python: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_requirements_for_colab_add_two_packages_and_change_none(tmp_path, monkeypatch, name):
+def test_the_requirements_for_colab_add_what_it_lacks_and_change_nothing(tmp_path, monkeypatch, name):
     runtime = described_runtime(name)
     python, site = environment(tmp_path, runtime.versions, runtime.requires)
     before = read_installed([site]).versions
     install_as_the_notebook_does(python)
-    assert read_installed([site]).versions == {**before, "trl": "0.29.1", "bitsandbytes": "0.50.2"}
+    assert read_installed([site]).versions == {**before, **ADDED}
     monkeypatch.setenv("COLAB_RELEASE_TAG", f"release-{name}")
     assert plan_install(python=python).nothing_to_do
 
@@ -92,7 +100,7 @@ def test_the_full_freezes_of_colab_are_left_alone_too(tmp_path, name):
     )
     before = read_installed([site]).versions
     install_as_the_notebook_does(python)
-    assert read_installed([site]).versions == {**before, "trl": "0.29.1", "bitsandbytes": "0.50.2"} and len(before) > 600
+    assert read_installed([site]).versions == {**before, **ADDED} and len(before) > 600
 
 
 def test_newer_requirements_would_replace_what_colab_has(tmp_path):
@@ -106,14 +114,14 @@ def test_newer_requirements_would_replace_what_colab_has(tmp_path):
 
 @pytest.mark.parametrize("with_pip", [True, pytest.param(False, marks=needs_uv)])
 @pytest.mark.parametrize("name", [GOOD[0], GOOD[-1]])
-def test_the_quick_fix_adds_the_same_two_with_pip_and_with_uv_and_then_has_nothing_to_do(tmp_path, monkeypatch, name, with_pip):
+def test_the_quick_fix_adds_the_same_with_pip_and_with_uv_and_then_has_nothing_to_do(tmp_path, monkeypatch, name, with_pip):
     runtime = described_runtime(name)
     python, site = environment(tmp_path, runtime.versions, runtime.requires, with_pip)
     monkeypatch.setenv("COLAB_RELEASE_TAG", f"release-{name}")
     before = read_installed([site]).versions
     done = quick_fix(plan_install(python=python), python, try_step=False)
     assert (done.plan.command[0] == "uv") is not with_pip
-    assert done.added == {"bitsandbytes": "0.50.2", "trl": "0.29.1"}
+    assert done.added == ADDED
     assert read_installed([site]).versions == {**before, **done.added}
     again = plan_install(python=python)
     assert again.nothing_to_do and quick_fix(again, python).lines() == ["入れるものはありません。", "Nothing to install."]
@@ -170,7 +178,10 @@ def test_the_command_can_be_pasted_into_a_terminal():
 
 def test_an_optional_package_that_the_recipe_needs_is_installed_without_the_marker_of_its_extra(tmp_path):
     """'bitsandbytes; extra == "quantization"' is skipped by pip, which then reports success."""
-    python, site = environment(tmp_path, {**described_runtime("colab-2026.08-gpu").versions, "trl": "0.29.1"})
+    python, site = environment(
+        tmp_path,
+        {**described_runtime("colab-2026.08-gpu").versions, **{name: ADDED[name] for name in ADDED if name != "bitsandbytes"}},
+    )
     plan = plan_install(("bitsandbytes",), python=python)
     assert plan.missing == ("bitsandbytes>=0.46.1",) and plan_install(python=python).nothing_to_do
     quick_fix(plan, python, try_step=False)
@@ -182,7 +193,7 @@ def test_what_a_training_imports_gets_back_what_it_lacks(tmp_path):
     there = Installed({"pip": "24", "transformers": "5.20.2"}, {"transformers": ["tokenizers<0.24,>=0.22"]}, "3.12")
     assert "tokenizers<0.24,>=0.22" in plan_install(installed=there).missing
     colab = described_runtime("colab-2026.08-gpu")  # its own missing jedi is left alone
-    assert plan_install(installed=colab).missing == ("trl<1,>=0.29.1", "bitsandbytes>=0.46.1")
+    assert plan_install(installed=colab).missing == ("rapidfuzz>=3.0", "sacrebleu>=2.4", "trl<1,>=0.29.1", "bitsandbytes>=0.46.1")
 
 
 def test_an_installer_that_does_nothing_is_found_out(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from adslm_helpers.evaluation import compare
 from adslm_helpers.evaluation.compare import compare_texts, comparison_metrics, heldout_prompts, outcome
+from adslm_helpers.evaluation.verdict import verdict
 from adslm_helpers.recipe import recipe_from_dict
 from adslm_helpers.text.rubric import CHECKS, judge
 
@@ -143,3 +144,77 @@ def test_a_comparison_holds_both_texts_their_judgements_and_the_reference(calls)
     )
     assert second["outcome"] == "tie" and second["tuned_judgement"]["degenerate"] == ["unstopped"]
     assert comparison_metrics([first, second])["degenerate_base"] == 0.5
+
+
+def test_each_prompt_is_one_witness_of_the_sign_test():
+    """靴 wins both times, 傘 once and loses once, 鞄 loses: one prompt won, one tied, one lost."""
+    rows = [
+        compared("靴", NO_CALL, GOOD),
+        compared("靴", NO_CALL, GOOD),
+        compared("傘", NO_CALL, GOOD),
+        compared("傘", GOOD, NO_CALL),
+        compared("鞄", GOOD, NO_CALL),
+    ]
+    metrics = comparison_metrics(rows)
+    assert [metrics[f"{name}_by_prompt"] for name in ("wins", "ties", "losses")] == [1, 1, 1] and metrics["sign_test_p"] == 1.0
+    many = comparison_metrics([compared(f"靴{n}", NO_CALL, GOOD) for n in range(6) for _ in range(3)])
+    assert many["wins_by_prompt"] == 6 and many["sign_test_p"] == 2 / 2**6
+
+
+def test_obedience_is_the_share_of_what_the_brief_states():
+    """The base keeps 2 of 3 (product, selling point, not the length), the tuned text 3 of 3; a question states nothing."""
+    long = "送料無料の{}。" + "毎日の暮らしに寄りそうやさしい履き心地をご用意しました。"
+    rows = [compared("靴", long, GOOD), compared("", "答え", "答え", "DMPとCDPの違いは何ですか。", is_ad=False)]
+    metrics = comparison_metrics(rows)
+    assert (metrics["obedience_base"], metrics["obedience_tuned"]) == (pytest.approx(2 / 3, abs=1e-4), 1.0)
+    assert metrics["obedience_difference"] == pytest.approx(1 / 3, abs=1e-4)
+    assert comparison_metrics(rows[1:])["obedience_difference"] is None
+
+
+def test_length_drift_by_hand():
+    metrics = comparison_metrics([compared("靴", "靴です", "靴です靴です"), compared("傘", "傘です", "傘です")])
+    assert metrics["length_difference"] == 1.5 and metrics["length_ratio"] == 1.5 and metrics["unchanged"] == 0.5
+    assert comparison_metrics([compared("靴", "", "靴")])["length_ratio"] is None
+
+
+def flipped(row):
+    swap = {"win": "loss", "loss": "win", "tie": "tie"}
+    return {
+        **row, "base": row["tuned"], "tuned": row["base"], "outcome": swap[row["outcome"]],
+        "base_judgement": row["tuned_judgement"], "tuned_judgement": row["base_judgement"],
+    }  # fmt: skip
+
+
+def test_with_the_sides_swapped_the_verdict_flips():
+    rows = [compared(f"靴{n}", NO_CALL if n % 3 else GOOD, GOOD) for n in range(60)]
+    there, back = comparison_metrics(rows), comparison_metrics([flipped(row) for row in rows])
+    assert verdict(there).code == "better" and verdict(back).code == "worse"
+    assert back["win_rate"] == pytest.approx(1 - there["win_rate"], abs=1e-4)
+    assert back["sign_test_p"] == there["sign_test_p"] and back["rubric_gain"] == -there["rubric_gain"]
+
+
+def test_a_model_that_is_its_base_is_within_noise_at_exactly_one_half():
+    rows = [compared(f"靴{n}", words, words) for n in range(40) for words in (GOOD, NO_CALL)]
+    metrics = comparison_metrics(rows)
+    assert metrics["win_rate"] == 0.5 and metrics["win_rate_ci95"] == [0.5, 0.5] and metrics["sign_test_p"] == 1.0
+    said = verdict(metrics)
+    assert said.code == "within_noise" and metrics["unchanged"] == 1.0 and "hardly moved" in said.next_steps[0][1]
+
+
+def test_another_adapter_takes_over_the_bases_answers(calls):
+    asked = heldout_prompts(rows_of(PROMPT.format(0), PROMPT.format(1)), recipe_from_dict({}))
+    recipe = recipe_from_dict({"samples_per_prompt": 2})
+    first = compare_texts(Model(), None, asked, recipe)
+    del calls[:]
+    second = compare_texts(Model(), None, asked, recipe, against=first)
+    assert second == first and [adapter for adapter, _, _ in calls] == [True, True]
+
+
+def test_key_terms_come_along_where_they_are_a_rubric():
+    rows = rows_of("DSPとは", "SSPとは", "DMPとは")
+    rows[0] |= {"keywords": [["入札"], ["広告主", "買い手"]], "is_ad": False}
+    rows[1] |= {"keywords": "入札"}
+    rows[2] |= {"keywords": [["入札"], []], "is_ad": None}
+    asked = heldout_prompts(rows, recipe_from_dict({}))
+    assert [item.get("keywords") for item in asked] == [[["入札"], ["広告主", "買い手"]], None, None]
+    assert [item["is_ad"] for item in asked] == [False, True, True]

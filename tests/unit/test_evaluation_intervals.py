@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from adslm_helpers.evaluation.intervals import mean_with_interval
+from adslm_helpers.evaluation import intervals
+from adslm_helpers.evaluation.intervals import (
+    by_prompt,
+    mean_with_interval,
+    ratio_with_interval,
+    two_sided_sign_test,
+    with_interval,
+)
 
 
 def test_the_mean_is_that_of_the_values_not_of_the_groups():
@@ -63,3 +70,59 @@ def test_the_ends_are_plain_numbers_that_json_takes():
 def test_nothing_and_a_mismatch_are_refused(values, groups):
     with pytest.raises(ValueError):
         mean_with_interval(values, groups)
+
+
+def test_a_ratio_weighs_each_group_by_its_size():
+    """10 nats on 10 tokens and 2 on 1: 12 / 11, not the mean of 1 and 2; the ends are the two ratios themselves."""
+    ratio, ends = ratio_with_interval([10, 2], [10, 1], ["a", "b"])
+    assert ratio == pytest.approx(12 / 11) and ends == [1.0, 2.0]
+
+
+def test_drawing_in_pieces_gives_the_same_interval(monkeypatch):
+    """A hundred thousand held-out prompts at once would take gigabytes."""
+    values = [n % 7 for n in range(300)]
+    whole = mean_with_interval(values, range(300))
+    monkeypatch.setattr(intervals, "_AT_ONCE", 3000)
+    assert mean_with_interval(values, range(300)) == whole
+
+
+def test_nothing_measured_is_none_and_not_zero():
+    assert with_interval("x", [], []) == {"x": None, "x_ci95": None}
+    assert with_interval("x", [1.0, 0.0], ["a", "a"]) == {"x": 0.5, "x_ci95": [0.5, 0.5]}
+
+
+def test_two_answers_to_a_prompt_vote_together():
+    scores, prompts = [1, 1, 1, -1, 0, 1, -1, 0], ["a", "a", "b", "b", "c", "c", "d", "d"]
+    assert by_prompt(scores, prompts) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (3, 3, 1.0),
+        (5, 0, 2 / 32),
+        (0, 6, 2 / 64),
+        (8, 2, 2 * (1 + 10 + 45) / 1024),
+        (2, 8, 2 * (1 + 10 + 45) / 1024),
+    ],
+)
+def test_the_sign_test_by_hand(wins, losses, p):
+    """8 of 10: C(10,8) + C(10,9) + C(10,10) = 45 + 10 + 1 of 1024, twice."""
+    assert two_sided_sign_test(wins, losses) == pytest.approx(p, rel=1e-12)
+
+
+def test_the_sign_test_agrees_with_the_sum_of_all_terms_and_takes_thousands():
+    for n in (1, 2, 7, 31, 60):
+        for wins in range(n + 1):
+            tail = sum(math.comb(n, k) for k in range(max(wins, n - wins), n + 1))
+            assert two_sided_sign_test(wins, n - wins) == pytest.approx(min(1, 2 * tail / 2**n), rel=1e-12)
+    assert two_sided_sign_test(5000, 5000) == 1.0 and 0 <= two_sided_sign_test(9000, 0) < 1e-300
+
+
+def test_about_one_in_twenty_tests_of_nothing_is_called_something():
+    """The exact test may call less, never more."""
+    rng = np.random.default_rng(1)
+    called = sum(two_sided_sign_test(wins, 60 - wins) < 0.05 for wins in rng.binomial(60, 0.5, 2000).tolist())
+    assert 0.02 < called / 2000 < 0.055

@@ -33,7 +33,7 @@ def compared(prompt="商品：靴\n見出しを書いて", base="靴です。好
     }  # fmt: skip
 
 
-def page(rows=None, source="sample", figures=None, **metrics):
+def page(rows=None, source="sample", figures=None, ratings=None, **metrics):
     rows = rows or [
         compared(f"商品：靴{n}\n見出しを書いて", f"靴{n}です。好評です", f"靴{n}です。ご注文はこちら") for n in range(30)
     ]
@@ -42,8 +42,9 @@ def page(rows=None, source="sample", figures=None, **metrics):
         notes |= {"rows_in": 1001, "kept": 1000, "train": 850, "eval": 150}
     numbers = {"model": "org/some-model", "synthetic_data": False, **HELDOUT, **comparison_metrics(rows)}
     said = verdict(numbers)
-    numbers |= {"verdict": said.code, "verdict_ja": said.ja, "verdict_en": said.en, **metrics}
-    return render_report(run, load_recipe("tiny"), numbers, rows, figures or {})
+    lists = {"verdict_reasons": [list(pair) for pair in said.reasons], "next_steps": [list(pair) for pair in said.next_steps]}
+    numbers |= {"verdict": said.code, "verdict_ja": said.ja, "verdict_en": said.en, **lists, **metrics}
+    return render_report(run, load_recipe("tiny"), numbers, rows, figures or {}, ratings)
 
 
 class Tags(HTMLParser):
@@ -68,7 +69,7 @@ class Tags(HTMLParser):
 
 def test_the_page_is_whole_and_every_tag_is_closed():
     tags = Tags(page(figures={name: PNG for name in ("rubric", "win_tie_loss", "training_curves", "margins")}))
-    assert tags.open == [] and [tag for tag, _ in tags.seen].count("table") == 2
+    assert tags.open == [] and [tag for tag, _ in tags.seen].count("table") == 3
 
 
 @pytest.mark.parametrize("place", ["prompt", "base", "tuned", "model", "source", "dialogue", "verdict"])
@@ -107,10 +108,10 @@ def test_the_numbers_on_the_page_are_those_of_the_metrics():
         "0.3111 [0.29, 0.33]",
         "95.5% [0.93, 0.98]",
         "150 pairs",
-        "30 prompts, 30 texts",
+        "30 briefs, 30 texts",
     ):
         assert shown in text
-    assert re.search(r"win rate: <b>100\.0%</b>", text) and "勝ち / win" in text
+    assert re.search(r"win rate, after over before</small><b>100\.0%</b>", text) and "勝ち / win" in text
 
 
 def test_a_check_that_was_not_asked_for_has_a_dash():
@@ -132,10 +133,31 @@ def test_losses_are_shown_where_there_are_some_and_at_most_five():
     assert "悪くなった例" not in page()
 
 
-def test_no_use_is_advised_unless_it_is_better():
-    for code in ("worse", "ruined", "too_few", "within_noise"):
-        assert "Do not use this model yet" in page(verdict=code)
-    assert "Do not use this model yet" not in page(verdict="better")
+def test_what_the_verdict_says_to_do_next_stands_on_the_page():
+    steps = [["このモデルは使わないでください。", "Do not use this model."], ["依頼を足す <b>", "Add briefs <b>"]]
+    section = page(next_steps=steps, verdict="worse").split("次にすること")[1].split("<h2>")[0]
+    assert "このモデルは使わないでください。" in section and "Do not use this model." in section and "Add briefs &lt;b&gt;" in section
+
+
+def test_rule_breaches_are_listed_with_the_words_marked_and_never_called_legal_advice():
+    row = compared(tuned="業界No.1の靴です。ご注文はこちら")
+    text = page([row], breach_rules_base={}, breach_rules_tuned={"claim.no1": 1}, breach_base=0.0, breach_tuned=1.0)
+    section = text.split("広告のルールに反するところ")[1].split("<h2>")[0]
+    assert re.search(r"claim\.no1.*業界.*<mark>", section.replace("\n", "")) or "<mark>業界No.1</mark>" in section
+    assert "not legal advice" in section and "法的助言ではありません" in section
+    assert "None that can be found mechanically" in page([compared()])
+
+
+def test_what_the_team_chose_is_shown_where_it_rated():
+    assert "What the team chose" not in page()
+    run_page = page(ratings={"ja": "12 勝 3 敗", "en": "12 won, 3 lost", "warnings": [["注意: 少数", "Warning: few"]]})
+    assert "12 won, 3 lost" in run_page and "Warning: few" in run_page
+
+
+def test_other_candidates_stand_in_a_table():
+    other = {"name": "checkpoint-50 <i>", "rubric_pass_tuned": 0.5, "win_rate": 0.6, "verdict": "within_noise"}
+    other |= {"win_rate_over_run": 0.4, "win_rate_over_run_ci95": [0.3, 0.5]}
+    assert "checkpoint-50 &lt;i&gt;" in page(candidates=[other]) and "Beside other adapters" not in page()
 
 
 def test_an_empty_text_is_called_empty():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import build, encoding, formats, textfiles
+from adslm_helpers.dataset import encoding, formats, sources, textfiles
 from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
@@ -84,7 +84,7 @@ def test_a_file_that_another_program_writes_to_meanwhile_is_not_taken(tmp_path, 
     """Its hash in the manifest would not be that of the rows."""
     path = write(tmp_path, "a.jsonl", "\n".join(json.dumps({**PAIR, "prompt": f"靴{n}"}) for n in range(8)))
     states = iter([(100, 1), (101, 2)])
-    monkeypatch.setattr(build, "_state", lambda path: next(states))
+    monkeypatch.setattr(sources, "_state", lambda path: next(states))
     run = Run("spring")
     with pytest.raises(DataError, match="changed while it was read"):
         build_dataset(run, path, load_recipe("smoke"))

@@ -35,6 +35,7 @@ FIGURES = {
     "margins": lambda: plots.margin_histogram([-0.4, 0.0, 0.3, 1.2, 2.0]),
     "no margins": lambda: plots.margin_histogram([]),
     "one margin": lambda: plots.margin_histogram([0.0]),
+    "posteriors": lambda: plots.posterior_curves({"送料無料": (120, 10_000), "静かな夜に": (0, 50)}, (43.0, 1394.0)),
     "recipes": lambda: plots.recipe_comparison(
         [
             {"name": "良い / good", "reward_accuracy": 0.99, "reward_accuracy_ci95": [0.97, 1.0], "rubric_pass_tuned": 0.93},
