@@ -102,8 +102,8 @@ WORDS = {
     "few_eval_groups": Words(
         "評価側の数値（正解率・勝率）は偶然に左右され、改善の証拠になりません。この数値は約束できません。",
         "Held-out numbers (accuracy, win rate) are then a matter of chance and prove nothing: none is promised.",
-        "互いに関係のないプロンプトを増やしてください（評価側に 20 種類、15 % を取り分けるなら全体で 130 種類ほど）。",
-        "Add prompts that have nothing in common (20 to hold out, which is about 130 in all when 15 % are held out).",
+        "互いに関係のないプロンプトを増やしてください（評価側に 20 種類、15 % を取り分けるなら全体で 140 種類ほど）。",
+        "Add prompts that have nothing in common (20 to hold out, which is about 140 in all when 15 % are held out).",
     ),
     "prompts_on_both_sides": Words(
         "評価が学習データの暗記を測ってしまい、良すぎる数値になります。",

@@ -102,7 +102,7 @@ WORDS = st.text(alphabet="あアｱ1１！!。「」\"' \u200b\u3099か繧縺ã�
 
 
 @given(st.lists(st.tuples(st.sampled_from(["靴", "8文字以内で", "3文字以上で"]), WORDS, WORDS), max_size=12))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_a_second_repair_changes_nothing_and_every_row_is_accounted_for(triples):
     result = repair([row(chosen, rejected, prompt) for prompt, chosen, rejected in triples])
     assert result.rows_in == len(result.rows) + sum(result.dropped.values())
@@ -111,8 +111,8 @@ def test_a_second_repair_changes_nothing_and_every_row_is_accounted_for(triples)
 
 
 def test_the_shipped_sample_keeps_every_row_and_spoilt_it_is_mended():
-    rows = read_jsonl(data_path("sample_pairs.jsonl"))[:200]
-    assert len(repair(rows).rows) == 200
+    rows = read_jsonl(data_path("sample_pairs.jsonl"))[:120]
+    assert len(repair(rows).rows) == 120
     rng = random.Random(0)
     spoilt = [{**r, "chosen": f" {r['chosen']}\u200b", "rejected": r["rejected"] + "！" * rng.randrange(3, 9)} for r in rows]
     assert "surface_rule" in {f.code for f in audit(spoilt).findings}
