@@ -95,10 +95,10 @@ def _rate(odds):
     return 1 / (1 + np.exp(-odds))
 
 
-def sample_export(n_briefs: int = 240, seed: int = 0) -> str:
+def sample_export(n_briefs: int = 300, seed: int = 0) -> str:
     """A made-up export in the manner of Google Ads in Japanese: CSV with preamble, totals, thousands separators, percent signs.
 
-    Its briefs are those of the sample set's side of the made-up world, each with two good texts and two with a defect. Good texts have the higher CTR, texts
+    Its briefs are those of the sample set's side of the made-up world, each with two good texts and one or two with a defect. Good texts have the higher CTR, texts
     with an unproven claim a higher one still; some briefs have one text, some hardly ran, and four rows are impossible.
     """
     rng = random.Random(f"log-{seed}")
@@ -135,23 +135,25 @@ def _ads(n_briefs: int, rng: random.Random) -> Iterator[_Ad]:
         middle = np.log(_CTR / (1 - _CTR)) + rng.gauss(0, _BETWEEN["beta"])
         usual = 40 if number % _SCARCE_EVERY == 0 else 9000
         sales = rng.uniform(0.02, 0.08)
-        for text, effect in _texts(brief, rng, alone=number % _ALONE_EVERY == 0, claim=number % _CLAIMS_EVERY == 0):
+        for text, effect in _texts(brief, number, rng):
             odds = middle + effect + rng.gauss(0, _NOISE)
             yield _Ad(brief, text, round(usual * np.exp(rng.gauss(0, 0.5))), _rate(odds), sales * np.exp(rng.gauss(0, 0.2)))
 
 
-def _texts(brief: SampleBrief, rng: random.Random, alone: bool, claim: bool) -> list[tuple[str, float]]:
+def _texts(brief: SampleBrief, number: int, rng: random.Random) -> list[tuple[str, float]]:
     """(text, effect on the log-odds), each text once."""
-    if alone:
+    if number % _ALONE_EVERY == 0:
         return [(good_text(brief, rng), 0.0)]
-    defects = rng.sample([d for d in _DEFECTS if brief.states_limit or d not in ("vague", "over_length")], 2)
-    if claim:
+    defects = rng.sample([d for d in _DEFECTS if brief.states_limit or d not in ("vague", "over_length")], 1 + number % 2)
+    if number % _CLAIMS_EVERY == 0:
         defects[0] = "claim"
     texts: dict[str, float] = {}
     for defect in defects:
         good, worse = draw_pair(brief, defect, rng)
         texts.setdefault(good, 0.0)
         texts.setdefault(worse, _EFFECT[defect])
+    if len(defects) == 1:
+        texts.setdefault(good_text(brief, rng), 0.0)
     return list(texts.items())
 
 

@@ -148,23 +148,29 @@ def _few(counted: Mapping[str, int], needed: Mapping) -> Finding:
         )  # fmt: skip
     ja = f"文の表示は中央値 {needed['median_impressions']:,.0f} 回、よくある差は CTR の {needed['typical_gap']:.0%} で、"
     en = f"Median impressions of a text: {needed['median_impressions']:,.0f}; the usual gap is {needed['typical_gap']:.0%} of the CTR, "
+    much = _two_digits(needed["impressions_per_text"])
     if needed["strength"] >= STRENGTH[1]:
         ja, en = (
             "同じ組の文どうしの CTR に、偶然を超える差が見えません。",
             "Texts of one key show no CTR difference beyond chance. ",
         )
-        ja += f"1文 {needed['impressions_per_text']:,} 回より多い表示でも、差はないかもしれません。"
-        en += f"Even with more than {needed['impressions_per_text']:,} impressions a text there may be none. "
+        ja += f"1文 {much} 回より多い表示でも、差はないかもしれません。"
+        en += f"Even with more than {much} impressions a text there may be none. "
     else:
-        ja += f"それを5回中4回見つけるには1文あたり約 {needed['impressions_per_text']:,} 回の表示が要ります。"
-        en += f"to find it four times in five takes about {needed['impressions_per_text']:,} impressions a text. "
+        ja += f"それを5回中4回見つけるには1文あたり約 {much} 回の表示が要ります。"
+        en += f"to find it four times in five takes about {much} impressions a text. "
     return Finding(
         "few_pairs" if kept else "no_pairs", "warn" if kept else "error", kept,
         f"{what[0]}{ja}文が1つだけの組 {needed['keys_with_one_text']:,}、クリックのない組 {needed['keys_without_click']:,}"
-        f"（全 {needed['keys']:,} 組）。→ 期間を長くするか、1つの依頼の文を減らして表示を集めてください。",
+        f"（全 {needed['keys']:,} 組）。→ 期間を長くする、1つの依頼の文を減らして表示を集める、もっと違う文を試す、のどれかにしてください。",
         f"{what[1]} {en}Keys with one text: {needed['keys_with_one_text']:,}; without a click: {needed['keys_without_click']:,} "
-        f"(of {needed['keys']:,}). -> Take a longer period, or fewer texts for each brief.",
+        f"(of {needed['keys']:,}). -> Take a longer period, fewer texts for each brief, or texts that differ more.",
     )  # fmt: skip
+
+
+def _two_digits(number: float) -> str:
+    """14,103 as '14,000': it is an estimate."""
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def cvr_warning(losers: list[dict], kept: int) -> list[Finding]:

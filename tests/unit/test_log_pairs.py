@@ -150,7 +150,9 @@ def test_the_order_of_the_log_changes_nothing():
     shuffled = log.sample(frac=1, random_state=1)
 
     def found(table):
-        return sorted((row["chosen"], row["rejected"], row["p_win"]) for row in pairs_from_log(table, PairRules(max_pairs_per_text=1)).rows)
+        return sorted(
+            (row["chosen"], row["rejected"], row["p_win"]) for row in pairs_from_log(table, PairRules(max_pairs_per_text=1)).rows
+        )
 
     assert found(log) == found(shuffled) and found(log)
 
@@ -185,6 +187,13 @@ def test_what_a_log_would_need_is_right_four_times_in_five():
     better, worse = rng.binomial(n, rate + half, 4000), rng.binomial(n, rate - half, 4000)
     found = p_better(better, n, worse, n, rate * strength, (1 - rate) * strength) >= 0.95
     assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_log_that_supports_few_pairs_says_what_more_would_take():
+    result = balanced(pairs_from_log(sample_log(300, 4, 300)))
+    found = result.warnings[0]
+    assert (found.code, found.severity, found.number) == ("few_pairs", "warn", len(result.rows)) and 0 < len(result.rows) < 100
+    assert 8000 < result.needed["impressions_per_text"] < 25_000 and "000 impressions a text" in found.en
 
 
 def test_a_ctr_winner_that_sells_less_is_named():
