@@ -23,7 +23,7 @@ def find_costs(metrics: dict[str, Any]) -> list[Cost]:
     """The harms in metrics.json that are beyond noise: breaches, disobedience, memorised texts, sameness, lost key terms."""
     found = []
     if is_worse(metrics, "breach"):
-        rules = _most(metrics.get("breach_rules_tuned", {}), metrics.get("breach_rules_base", {}))
+        rules = _most(metrics.get("breach_errors_tuned", {}), metrics.get("breach_errors_base", {}))
         found.append(
             Cost(
                 "breaches",

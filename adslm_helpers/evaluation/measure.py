@@ -14,7 +14,8 @@ Keys of metrics.json, beside `model`, `synthetic_data` and the verdict. `*_ci95`
     obedience_base, obedience_tuned, obedience_difference (+ _ci95)         of what the brief states: product, selling point, length
     degenerate_*, degenerate_kinds_*, identical_answers_*, identical_answers_difference (+ _ci95)
     mean_chars_*, length_difference (+ _ci95), length_ratio
-    breach_base, breach_tuned, breach_difference (+ _ci95), breach_rules_*  share of ads that break a rule of severity 'error'; {rule: texts}
+    breach_base, breach_tuned, breach_difference (+ _ci95)                  share of ads that break a rule of severity 'error'
+    breach_errors_*, breach_rules_*                                         {rule: texts} of severity 'error', and of every severity
     distinct_1_*, distinct_2_*, self_chrf_*, self_chrf_difference (+ _ci95) character n-grams; likeness of texts to each other, 0-100
     memorised_base, memorised_tuned, memorised_difference, memorised_reference (+ _ci95), verbatim_*
     keywords_base, keywords_tuned, keywords_difference (+ _ci95), n_keyword_texts      only where rows have `keywords`

@@ -63,7 +63,10 @@ def _evidence(metrics: dict[str, Any]) -> Iterator[Words]:
         )
     if is_ruined(metrics):
         kinds = sorted(metrics.get("degenerate_kinds_tuned", {}).items(), key=lambda kind: -kind[1])[:2]
-        ja, en = ("、".join(f"{KINDS[kind][side]} {count}" for kind, count in kinds if kind in KINDS) for side in (0, 1))
+        ja, en = (
+            mark.join(f"{KINDS[kind][side]} {count}" for kind, count in kinds if kind in KINDS)
+            for side, mark in enumerate(("、", ", "))
+        )
         share = f"{metrics['degenerate_base']:.0%} → {metrics['degenerate_tuned']:.0%}"
         yield f"壊れた文 {share}（{ja}）。", f"Broken texts {share} ({en})."
 
@@ -82,9 +85,10 @@ def _doubts(metrics: dict[str, Any]) -> Iterator[Words]:
     ratio = metrics.get("length_ratio")
     if ratio is not None and not _DRIFT[1] <= ratio <= _DRIFT[0]:
         chars = f"{metrics['mean_chars_base']:.0f} → {metrics['mean_chars_tuned']:.0f}"
+        won = metrics["win_rate"] > 0.5
         yield (
-            f"文の長さが変わりました（平均 {chars} 字、{ratio:.2f} 倍）。勝ちの一部は長さによるかもしれません。",
-            f"The texts changed in length (mean {chars} characters, times {ratio:.2f}): part of the wins may be length.",
+            f"文の長さが変わりました（平均 {chars} 字、{ratio:.2f} 倍）。{'勝ちの一部は長さによるかもしれません。' if won else ''}",
+            f"The texts changed in length (mean {chars} characters, times {ratio:.2f}){': part of the wins may be length' if won else ''}.",
         )
     if _leans_on_rule(metrics):
         rule = metrics["shortcut"]

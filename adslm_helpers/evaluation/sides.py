@@ -29,8 +29,8 @@ def side_metrics(rows: Sequence[dict], training: Sequence[dict], seed: int = 0) 
 
 
 def breach_metrics(rows: Sequence[dict], find: FindBreaches = find_breaches, seed: int = 0) -> dict[str, Any]:
-    """breach_base and _tuned: share of the ads that break a rule of severity 'error'; breach_difference; breach_rules_*: {rule: texts},
-    for rules of every severity. A review aid, not legal advice.
+    """breach_base and _tuned: share of the ads that break a rule of severity 'error'; breach_difference; breach_errors_*: {rule: texts}
+    for those, and breach_rules_*: for breaches of every severity. A review aid, not legal advice.
 
     `find`: as `text.ad_rules.find_breaches`. No rate, and no rule, where no prompt asks for an ad.
     """
@@ -41,7 +41,8 @@ def breach_metrics(rows: Sequence[dict], find: FindBreaches = find_breaches, see
         broken = [{(b.rule, b.severity) for b in find(row[side], brief=prompt_text(row["prompt"]))} for row in ads]
         flags[side] = [float(any(severity == "error" for _, severity in rules)) for rules in broken]
         counts = Counter(rule for rules in broken for rule in {name for name, _ in rules})
-        found |= {f"breach_rules_{side}": dict(counts.most_common())}
+        errors = Counter(rule for rules in broken for rule, severity in rules if severity == "error")
+        found |= {f"breach_rules_{side}": dict(counts.most_common()), f"breach_errors_{side}": dict(errors.most_common())}
     return found | _both_sides("breach", flags, [str(row["prompt"]) for row in ads], seed)
 
 

@@ -36,7 +36,7 @@ def test_a_text_counts_once_a_rule_and_only_errors_count_as_breaches():
     found = breach_metrics(rows, no1)
     assert (found["breach_base"], found["breach_tuned"], found["breach_difference"]) == (0.5, 0.25, -0.25)
     assert found["breach_rules_base"] == {"claim.no1": 2, "shout": 1}
-    assert found["breach_rules_tuned"] == {"shout": 1, "claim.no1": 1}
+    assert found["breach_rules_tuned"] == {"shout": 1, "claim.no1": 1} and found["breach_errors_tuned"] == {"claim.no1": 1}
     low, high = found["breach_difference_ci95"]
     assert low <= -0.25 <= high == 0.0
 

@@ -79,8 +79,8 @@ def test_the_teaching_model_on_someone_elses_data_is_told_to_step_aside():
 COSTS = {
     "breaches": {
         "breach": (0.1, 0.2, 0.1, [0.04, 0.16]),
-        "breach_rules_base": {"no1": 2},
-        "breach_rules_tuned": {"no1": 9, "x": 1},
+        "breach_errors_base": {"no1": 2},
+        "breach_errors_tuned": {"no1": 9, "x": 1},
     },
     "obedience": {"obedience": (0.9, 0.8, -0.1, [-0.15, -0.05])},
     "memorised": {"memorised": (0.0, 0.3, 0.3, [0.2, 0.4]), "memorised_reference": 0.05},
