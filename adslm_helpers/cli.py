@@ -182,6 +182,9 @@ def _dataset_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="使えない行があれば止まる / stop at rows that cannot be used instead of counting them",
     )
+    command.add_argument(
+        "--every-pair", action="store_true", help="複数の応答から、最良対最悪だけでなく全部の対を / of ranked answers every pair"
+    )
     log = command.add_argument_group("広告ログと投票 / ad logs and votes")
     log.add_argument(
         "--period", choices=("all", "month", "week", "day"), default="month", help="この期間の中で比べる / compare within"

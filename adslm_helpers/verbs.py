@@ -54,6 +54,7 @@ def dataset(arguments: argparse.Namespace) -> tuple[Any, ...]:
 
 def _source(arguments: argparse.Namespace) -> tuple[str | None, Any]:
     """What to read, and how."""
+    from .dataset.columns import parse_map
     from .dataset.log_pairs import PairRules
     from .dataset.sources import Reading
 
@@ -65,18 +66,9 @@ def _source(arguments: argparse.Namespace) -> tuple[str | None, Any]:
             f"Two sources are given ({', '.join(given.values())}). -> Give one of them.",
         )
     kind, source = next(iter(given.items()), ("pairs", None))
-    columns = {}
-    for pair in arguments.map:
-        role, equals, column = pair.partition("=")
-        if not equals:
-            raise DataError(
-                f"--map {pair!r} は「役割=列名」の形ではありません。→ 例: --map clicks=クリック数",
-                f"--map {pair!r} is not ROLE=COLUMN. -> For example --map clicks=Clicks",
-            )
-        columns[role.strip()] = column.strip()
     template = {"template": arguments.template} if arguments.template else {}
     rules = PairRules(p_win=arguments.p_win, platform=arguments.platform, domain=arguments.domain, **template)
-    return source, Reading(kind, columns, arguments.period, rules, arguments.margin)
+    return source, Reading(kind, parse_map(arguments.map), arguments.period, rules, arguments.margin, arguments.every_pair)
 
 
 def _say(line: str) -> None:

@@ -63,14 +63,12 @@ def read_pairs(
 ) -> tuple[Shape, Iterator[RawRow]]:
     """The form of a source and its rows as prompt, chosen and rejected; the first 200 rows are read at once.
 
-    `columns` corrects the form (role -> column); `say` gets lines about it, and about how far a long file was read. `every_pair`
+    `columns` corrects the form (role -> column); `say` hears how far a long file was read. `every_pair`
     and `margin` are for several answers with scores, see `shaped`. Raises DataError as `read_rows` and `detect_shape` do.
     """
     rows = read_rows(source)
     first = list(islice(rows, LOOKED_AT))
     shape = detect_shape(first, columns)
-    for line in shape.lines() if say else ():
-        say(line)
     every = chain(first, rows)
     return shape, shaped(_told(every, say) if say else every, shape, every_pair, margin)
 

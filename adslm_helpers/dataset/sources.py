@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..data_files import data_path
 from ..errors import DataError
-from ..text.ad_rules import find_breaches
+from ..text.ad_rules import Breach, find_breaches
 from .adtech import adtech_pairs
 from .formats import file_and_sheet, read_pairs, read_rows
 from .log_pairs import PairRules, pairs_from_log
@@ -37,6 +37,8 @@ class Reading:
     rules: PairRules = field(default_factory=PairRules)
     margin: int = 5
     """Votes: so many more for one side than for the other."""
+    every_pair: bool = False
+    """Several answers with scores or ranks: every pair of them, not only the best against the worst."""
 
 
 @dataclass
@@ -99,13 +101,13 @@ def _opened(source: Path | str, reading: Reading, say: Callable[[str], None] | N
 
 
 def _pairs(source: Path | str, reading: Reading, say: Callable[[str], None] | None) -> Source:
-    shape, rows = read_pairs(source, dict(reading.columns) or None, say)
+    shape, rows = read_pairs(source, dict(reading.columns) or None, say, reading.every_pair)
     return Source(str(source), rows, None, shape.lines(), {"shape": asdict(shape)})
 
 
 def _log(path: Path | str, reading: Reading, say: Callable[[str], None] | None) -> Source:
     log = read_log(path, dict(reading.columns) or None, reading.period, say)
-    made = pairs_from_log(log.arms, reading.rules, policy_gate(reading.rules.platform, reading.rules.domain), say)
+    made = pairs_from_log(log.arms, reading.rules, _gate(reading.rules), say)
     words = [*log.lines(), *made.lines()]
     if not made.rows:
         _refuse_support(str(path), words)
@@ -120,14 +122,15 @@ def _votes(path: Path | str, reading: Reading, say: Callable[[str], None] | None
     return Source(str(path), _numbered(made.rows, path), None, made.lines(), {"votes": made.to_dict()})
 
 
-def policy_gate(platform: str | None = None, domain: str | None = None) -> Callable[[str], list[str]]:
-    """Text -> the ad rules of severity 'error' that it breaks: what `pairs_from_log` never lets be chosen."""
+def rules_broken(text: str, platform: str | None = None, domain: str | None = None) -> list[Breach]:
+    """The ad rules that a text breaks, its length aside: which part of an ad it is (headline, description) is not known here."""
+    found = find_breaches(text, platform=platform, domain=domain)
+    return [breach for breach in found if not breach.rule.startswith("len.")]
 
-    def broken(text: str) -> list[str]:
-        found = find_breaches(text, platform=platform, domain=domain)
-        return [breach.rule for breach in found if breach.severity == "error"]
 
-    return broken
+def _gate(rules: PairRules) -> Callable[[str], list[str]]:
+    """Text -> the rules of severity 'error' that it breaks: such a text is never chosen."""
+    return lambda text: [b.rule for b in rules_broken(text, rules.platform, rules.domain) if b.severity == "error"]
 
 
 def _numbered(rows: list[dict], path: Path | str) -> Iterator[RawRow]:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..text.ad_rules import find_breaches
 from .audit import Audit, audit
 from .repair import Repair, repair
 from .report import reason_counts
-from .sources import Reading, Source, open_source
+from .sources import Reading, Source, open_source, rules_broken
 from .split import Split
 from .validate import Validation, validate
 
@@ -38,7 +37,7 @@ class UsablePairs:
 
     def breaches(self, text: str) -> list:
         """The ad rules that a text breaks."""
-        return find_breaches(text, platform=self.platform, domain=self.domain)
+        return rules_broken(text, self.platform, self.domain)
 
 
 def usable_pairs(

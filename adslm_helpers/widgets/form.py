@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..dataset.formats import KINDS
 from ..errors import AdslmError, DataError, RecipeError
 from ..foreign_text import harmless
 from ..recipe import EMBEDDED, load_recipe, preset_names
@@ -30,7 +31,6 @@ LABELS = {
     "data": "データ（sample かファイル名）/ data (sample or a path)",
     "run": "実行名 / run name",
 }
-DATA_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _HUB_MODEL = re.compile(r"[0-9A-Za-z][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -78,8 +78,8 @@ def save_upload(run_name: str, name: str, content: bytes) -> Path:
     Raises DataError for an empty file or one of no known kind, RunError for a bad run name.
     """
     safe = _safe_name(name)
-    if safe.suffix.lower() not in DATA_KINDS:
-        kinds = " ".join(DATA_KINDS)
+    if safe.suffix.lower() not in KINDS:
+        kinds = " ".join(KINDS)
         raise DataError(
             f"{name!r} は使えない形式です。→ {kinds} のどれかをアップロードしてください。",
             f"{name!r} is of no kind that can be used. -> Upload one of {kinds}.",
@@ -91,8 +91,9 @@ def save_upload(run_name: str, name: str, content: bytes) -> Path:
         )
     folder = Run(run_name).path / "uploads"
     path, number = folder / safe, 2
+    stem, suffixes = safe.name.split(".", 1)[0], "".join(safe.suffixes)  # pairs.csv.gz is read by what stands before .gz
     while path.exists() and path.read_bytes() != content:
-        path, number = folder / f"{safe.stem}-{number}{safe.suffix}", number + 1
+        path, number = folder / f"{stem}-{number}{suffixes}", number + 1
     return path if path.exists() else write_bytes(path, content)
 
 
@@ -139,7 +140,7 @@ class RunForm:
             key: widgets.Text(value=self._values[key], continuous_update=False, layout=wide) for key in ("model", "data", "run")
         }
         self.fields = {"preset": preset, **texts}
-        self.upload = widgets.FileUpload(accept=",".join(DATA_KINDS), multiple=False, layout=widgets.Layout(width="18em"))
+        self.upload = widgets.FileUpload(accept=",".join(KINDS), multiple=False, layout=widgets.Layout(width="18em"))
         self.upload.description = "アップロード / upload"
         label = "開始 / Start" if self.on_start else "確認 / Check"
         self.button = widgets.Button(description=label, button_style="primary", style=style)

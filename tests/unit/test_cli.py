@@ -292,14 +292,14 @@ def test_run_hands_the_kernels_paths_that_are_right_from_their_folder(tmp_path, 
     monkeypatch.setattr("adslm_helpers.evaluation.evaluate.load_evaluation", lambda run: evaluation)
     assert cli.main(["run", "--data", "../pairs.jsonl", "--run", "spring"]) == 0
     assert cli.main(["run", "--data", "hf:owner/name", "--model", "org/model"]) == 0
-    assert handed[0] == {"RUN": "spring", "PRESET": "", "MODEL": "", "DATA": str((tmp_path / "pairs.jsonl").resolve())}
-    assert handed[1] == {"RUN": "quickstart", "PRESET": "", "MODEL": "org/model", "DATA": "hf:owner/name"}
+    assert handed[0] == {"RUN": "spring", "PRESET": "", "MODEL": "", "DATA": str((tmp_path / "pairs.jsonl").resolve()), "READ_AS": "pairs"}
+    assert handed[1] == {"RUN": "quickstart", "PRESET": "", "MODEL": "org/model", "DATA": "hf:owner/name", "READ_AS": "pairs"}
 
 
 def test_every_parameter_of_run_is_read_by_a_notebook():
     """A parameter that no notebook reads would be taken and ignored."""
     cells = "".join((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") for name in ROAD)
-    for name in ("RUN", "PRESET", "MODEL", "DATA"):
+    for name in ("RUN", "PRESET", "MODEL", "DATA", "READ_AS"):
         assert f'parameter(\\"{name}\\"' in cells
 
 
