@@ -124,7 +124,7 @@ def page(tables: dict[str, str], arguments: argparse.Namespace) -> str:
         f"{found}\n\n"
         "Floors of impressions and clicks choose pairs with more data, and little else: the gap between two texts is small beside "
         "chance. The prior that the log gives by itself is what makes P mean what it says, and where the texts do not differ as it supposes, the "
-        "error is somewhat larger than the P says (second table). The price is the number of pairs: with 300 impressions a text, a log supports "
+        "error is slightly larger than the P says, by up to 0.2 points (second table). The price is the number of pairs: with 300 impressions a text, a log supports "
         "hardly any; with 100 it supports some fifty of 100,000 pairs, too few to measure their error well.\n"
     )
 
