@@ -39,20 +39,19 @@ class Split:
                 "学習側と評価側の両方にあるプロンプトは 0 件です。同じ応答文が多くのプロンプトをつないでいるため、"
                 "応答文まで分けることはできませんでした。"
             )
-        return "学習側と評価側の両方にあるプロンプトは 0 件、応答文も 0 件です。"
+        return "学習側と評価側の両方にあるプロンプトも応答文も 0 件です。"
 
     @property
     def statement_en(self) -> str:
         if self.by == "prompt":
             return "No prompt stands on both sides. Answers could not be kept apart: the same ones join too many prompts."
-        return "No prompt stands on both sides. No answer does either."
+        return "No prompt and no answer stands on both sides."
 
     def to_dict(self) -> dict:
-        """What report.json says of it beyond the counts of rows."""
+        """What report.json says of it beyond the counts of rows; whether it is to be trusted, the audit says."""
         return {
             "grouped_by": self.by,
             **{f"{side}_groups": number for side, number in self.groups.items()},
-            "trustworthy": self.trustworthy,
             "statement_ja": self.statement_ja,
             "statement_en": self.statement_en,
         }

@@ -13,7 +13,7 @@ from .validate import SIDES
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Finding", "Rule", "dataset_warnings", "describe", "describe_table", "surface_rules"]
+__all__ = ["Finding", "Rule", "describe", "describe_table", "surface_rules"]
 
 
 def describe(rows: list[dict], tokenizer: Any = None) -> dict:
@@ -54,15 +54,6 @@ def describe_table(stats: dict) -> DataFrame:
     table = pandas.DataFrame.from_dict(lines, orient="index")
     table.index = pandas.MultiIndex.from_tuples(lines, names=["column", "unit"])
     return table
-
-
-def dataset_warnings(
-    rows: list[dict], split: tuple[list[dict], list[dict]] | None = None, dropped_duplicates: int = 0
-) -> list[Finding]:
-    """The findings of `audit.audit`, for those who need no verdict."""
-    from .audit import audit
-
-    return audit(rows, split, dropped_duplicates=dropped_duplicates).findings
 
 
 def _summary(lengths: list[int]) -> dict[str, float]:
