@@ -29,7 +29,6 @@ _BLOCK = 8 << 20
 _HEAD = 1 << 20
 _BINARY = 1 << 16  # a NUL below costs its row only
 HEAD_ROWS = 200
-_ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is no UTF-8
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 
 
@@ -244,14 +243,15 @@ def _near(lines: list[str], start: list[int]) -> Iterator[str]:
 def read_row(cells: list[str], place: Place, where: Layout, used: list[int], rows: list, broken: list[Problem]) -> None:
     """Adds the cells that are asked for to `rows`, or says in `broken` why not."""
     width = len(where.header)
-    if any(cell.strip() for cell in cells[width:]):
+    if len(cells) > width and any(cell.strip() for cell in cells[width:]):
         broken.append(_too_many_cells(len(cells), width, place))
-        return
-    wanted = [cells[index] if index < len(cells) else "" for index in used]
-    if any(map(_ESCAPED.search, wanted)):
-        broken.append(Problem("bad_encoding", "文字コードが壊れています。", "Broken bytes.", place))
     elif cells:  # a line without anything is no row
-        rows.append((place.number, wanted))
+        wanted = [cells[index] if index < len(cells) else "" for index in used]
+        try:
+            "".join(wanted).encode()
+            rows.append((place.number, wanted))
+        except UnicodeEncodeError:  # surrogates are what errors="surrogateescape" makes of bytes that are no UTF-8
+            broken.append(Problem("bad_encoding", "文字コードが壊れています。", "Broken bytes.", place))
 
 
 def table(rows: list[tuple[int, list[str]]], used: list[int]) -> pyarrow.Table:
