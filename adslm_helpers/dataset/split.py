@@ -66,9 +66,11 @@ def split_pairs(rows: list[dict], eval_fraction: float, seed: int) -> Split:
     """Holds out whole groups of rows that share a prompt or an answer (but for width, case, spaces and marks), else whole prompts.
 
     Prompts alone are the groups where the shared answers would leave fewer than FEW_GROUPS groups to hold out although the prompts give
-    more, or would miss half the share. Raises DataError for fewer than two distinct prompts.
+    more, or would miss half the share. Of an ad log the brief counts as the prompt (one brief on two channels is asked in two wordings).
+    Rows that people have rated (`rated`) go into training: their prompts were held out once, and have been looked at since. Raises
+    DataError for fewer than two distinct prompts. The split depends on the prompts and the seed, not on the order of the rows.
     """
-    prompts = [near_key(row["prompt"], mask_digits=False) for row in rows]
+    prompts = [near_key(_asked(row), mask_digits=False) for row in rows]
     _require_two(rows, prompts)
     joined = joined_groups(rows, prompts)
     best = None
@@ -76,7 +78,9 @@ def split_pairs(rows: list[dict], eval_fraction: float, seed: int) -> Split:
         sizes = Counter(keys)
         if len(sizes) < 2:
             continue
-        held_out = _held_out(sizes, eval_fraction * len(rows), seed)
+        rated = {key for row, key in zip(rows, keys, strict=True) if row.get("rated") is True}
+        unseen = Counter({key: n for key, n in sizes.items() if key not in rated}) or sizes
+        held_out = _held_out(unseen, eval_fraction * len(rows), seed)
         share = sum(sizes[key] for key in held_out) / (eval_fraction * len(rows))
         groups = {"train": len(sizes) - len(held_out), "eval": len(held_out)}
         found = Split(*_sides(rows, keys, held_out), by=by, groups=groups)
@@ -91,16 +95,10 @@ def split_pairs(rows: list[dict], eval_fraction: float, seed: int) -> Split:
     return best
 
 
-def split_by_prompt(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """(train, eval), both in the order of `rows`; eval holds whole prompt groups with about `eval_fraction` of the ROWS.
-
-    Depends on the prompts and the seed, not on the order of the rows. Groups too big for the held-out side stay in
-    training; when all are, the smallest is held out. Raises DataError for fewer than two distinct prompts.
-    """
-    assert 0 < eval_fraction < 1, eval_fraction
-    keys = [prompt_key(row["prompt"]) for row in rows]
-    _require_two(rows, keys)
-    return _sides(rows, keys, _held_out(Counter(keys), eval_fraction * len(rows), seed))
+def _asked(row: dict) -> str | list[dict]:
+    """What a row is about, in words."""
+    brief = row.get("brief") if row.get("origin") == "ad_log" else None
+    return brief if isinstance(brief, str) and brief.strip() else row["prompt"]
 
 
 def joined_groups(rows: list[dict], prompts: list[str]) -> list[str]:

@@ -56,7 +56,9 @@ def test_the_labels_that_the_data_doubts_are_smoothed_in_the_loss(run, recipe):
     told = recipe_from_dict({**recipe.to_dict(), "sft_weight": 0.0, "use_p_win": True})
     result = train(run, told)
     used = recipe_from_dict(read_json(run.training / "recipe.json"))
-    assert (used.loss_type, used.label_smoothing) == ("robust", 0.1) and any("label_smoothing 0.1" in line for line in result.choice)
+    assert (used.loss_type, used.label_smoothing) == ("robust", 0.1) and any(
+        "label_smoothing 0.1" in line for line in result.choice
+    )
     plain = train(run, recipe_from_dict({**told.to_dict(), "use_p_win": False}))
     assert result.final["eval_loss"] != pytest.approx(plain.final["eval_loss"], abs=1e-6)
 

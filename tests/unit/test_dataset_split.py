@@ -5,7 +5,7 @@ import random
 import pytest
 
 from adslm_helpers.dataset.near_duplicates import near_key
-from adslm_helpers.dataset.split import prompt_key, split_by_prompt, split_pairs
+from adslm_helpers.dataset.split import prompt_key, split_pairs
 from adslm_helpers.errors import DataError
 
 
@@ -15,6 +15,11 @@ def rows_of(*sizes):
         for group, size in enumerate(sizes)
         for n in range(size)
     ]
+
+
+def both_sides(rows, fraction, seed):
+    split = split_pairs(rows, fraction, seed)
+    return split.train, split.eval
 
 
 def prompts(rows):
@@ -31,7 +36,7 @@ def test_prompts_that_differ_in_width_or_spaces_only_stay_together():
     for row in rows[:90]:
         row["prompt"] = row["prompt"].replace("依頼", "依頼 ")
     for seed in range(10):
-        train, held = split_by_prompt(rows, 0.15, seed)
+        train, held = both_sides(rows, 0.15, seed)
         assert not prompts(train) & prompts(held)
         assert len(prompts(train) | prompts(held)) == 30
 
@@ -44,25 +49,25 @@ def test_dialogues_are_grouped_by_all_of_their_messages():
             "rejected": "b",
         }
 
-    train, held = split_by_prompt([row("一"), row("二"), row("一")], 0.3, 0)
+    train, held = both_sides([row("一"), row("二"), row("一")], 0.3, 0)
     assert len(train) + len(held) == 3 and not prompts(train) & prompts(held)
 
 
 def test_the_same_seed_gives_the_same_sides_in_any_row_order():
     rows = rows_of(*range(1, 40))
-    expected = prompts(split_by_prompt(rows, 0.15, 7)[1])
+    expected = prompts(both_sides(rows, 0.15, 7)[1])
     shuffled = rows.copy()
     random.Random(1).shuffle(shuffled)
-    held = split_by_prompt(shuffled, 0.15, 7)[1]
+    held = both_sides(shuffled, 0.15, 7)[1]
     assert prompts(held) == expected
     assert held == [row for row in shuffled if row in held]
-    assert any(prompts(split_by_prompt(rows, 0.15, seed)[1]) != expected for seed in range(5))
+    assert any(prompts(both_sides(rows, 0.15, seed)[1]) != expected for seed in range(5))
 
 
 @pytest.mark.parametrize("seed", range(25))
 def test_uneven_groups_hold_out_about_the_share_of_rows_and_never_the_giant(seed):
     sizes = (2119, 862, 358, 70, 67, 43, 20, 19, 7)  # the seed file: a greedy fill takes 60 % or nothing
-    train, held = split_by_prompt(rows_of(*sizes), 0.15, seed)
+    train, held = both_sides(rows_of(*sizes), 0.15, seed)
     assert len(train) + len(held) == 3565
     assert 0.12 <= len(held) / 3565 <= 0.15 * 1.15
     assert not {"依頼0", "依頼1"} & prompts(held)
@@ -70,18 +75,18 @@ def test_uneven_groups_hold_out_about_the_share_of_rows_and_never_the_giant(seed
 
 @pytest.mark.parametrize("sizes", [(1, 1), (50, 50), (1, 99), (10, 10, 10), (1,) * 7])
 def test_few_groups_still_leave_both_sides_filled(sizes):
-    train, held = split_by_prompt(rows_of(*sizes), 0.15, 3)
+    train, held = both_sides(rows_of(*sizes), 0.15, 3)
     assert train and held and len(held) <= len(train)
 
 
 def test_even_groups_meet_the_share():
-    held = split_by_prompt(rows_of(*[2] * 500), 0.15, 0)[1]
+    held = both_sides(rows_of(*[2] * 500), 0.15, 0)[1]
     assert len(held) == 150
 
 
 def test_one_prompt_cannot_be_split():
     with pytest.raises(DataError) as caught:
-        split_by_prompt(rows_of(20), 0.15, 0)
+        both_sides(rows_of(20), 0.15, 0)
     assert "→" in caught.value.ja and "->" in caught.value.en
 
 
@@ -137,3 +142,22 @@ def test_fewer_than_twenty_groups_are_not_trusted_and_one_prompt_is_refused():
 def test_a_shared_answer_between_two_prompts_still_leaves_both_sides_filled():
     split = split_pairs([pair("一", "a", "b"), pair("二", "a", "c")], 0.15, 0)
     assert split.by == "prompt" and len(split.train) == len(split.eval) == 1
+
+
+def test_one_brief_of_an_ad_log_stays_on_one_side_whatever_channel_its_prompts_name():
+    rows = [
+        {"prompt": f"「商品{n}」の{channel}を書いてください。", "chosen": f"良い{n}{channel}", "rejected": f"悪い{n}{channel}",
+         "brief": f"商品{n}", "origin": "ad_log"}
+        for n in range(160) for channel in ("見出し", "説明文")
+    ]  # fmt: skip
+    for seed in range(5):
+        split = split_pairs(rows, 0.15, seed)
+        assert not {row["brief"] for row in split.train} & {row["brief"] for row in split.eval} and split.trustworthy
+
+
+def test_what_people_have_rated_is_not_held_out_again():
+    rows = [{"prompt": f"依頼{n}", "chosen": f"良い{n}", "rejected": f"悪い{n}", "rated": n < 60} for n in range(200)]
+    for seed in range(5):
+        assert not any(row["rated"] for row in split_pairs(rows, 0.15, seed).eval)
+    everything = split_pairs([{**row, "rated": True} for row in rows], 0.15, 0)
+    assert everything.train and everything.eval
