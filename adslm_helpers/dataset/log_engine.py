@@ -184,7 +184,7 @@ class Sums:
 
     def _arms(self) -> pandas.DataFrame:
         con = self.connection
-        spelt = {column for column in (*KEYS, "text") if self._spell(column)}
+        spelt = {column for column in (*KEYS, "text") if self.columns.of[column] and self._spell(column)}
         names = [
             f"coalesce(shown_{key}.shown, parts.{key}) AS {key}" if key in spelt else f"parts.{key}" for key in (*KEYS, "text")
         ]
@@ -197,6 +197,7 @@ class Sums:
             f" sum(conversions)::DOUBLE AS conversions, sum(cost)::DOUBLE AS cost, sum(n)::BIGINT AS rows"
             f" FROM parts {' '.join(joins)} GROUP BY ALL"
         )
+        con.execute("DROP TABLE parts")
         return con.sql("SELECT * FROM arms ORDER BY brief, channel, device, position, period, text").to_arrow_table().to_pandas()
 
     def _spell(self, column: str) -> bool:
@@ -216,6 +217,7 @@ class Sums:
                 f" (SELECT normal, first(shown ORDER BY n DESC, shown) AS shown FROM forms_{column} GROUP BY normal) AS best"
                 " USING (normal)"
             )
+        con.execute(f"DROP TABLE forms_{column}")
         return changed
 
 

@@ -152,7 +152,7 @@ def _take(found: Iterator[Block], sums: Sums, source: str, say: Callable[[str], 
     """Sums all blocks up; gives the rows seen and the first problems in order of their lines."""
     rows_in, problems, said = 0, [], time.monotonic()
     for block in found:
-        refused = sums.add(block.rows, _MOST_PROBLEMS)
+        refused = sums.add(block.rows, _MOST_PROBLEMS - len(problems)) if block.rows.num_rows else []
         rows_in += block.rows.num_rows + len(block.broken)
         for problem in block.broken:
             sums.dropped[problem.code] = sums.dropped.get(problem.code, 0) + 1
