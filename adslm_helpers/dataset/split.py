@@ -13,6 +13,7 @@ from .near_duplicates import near_key
 
 FEW_GROUPS = 20
 """Held-out groups (prompts that share nothing) below which no held-out number is promised."""
+_LEAST = 0.5  # of the share that is asked for: with less held out, the groups are too large to split
 _OVERSHOOT = 1.15  # the held-out side may exceed its share by so much, rather than miss it by more
 
 
@@ -65,34 +66,23 @@ def prompt_key(prompt: str | list[dict]) -> str:
 def split_pairs(rows: list[dict], eval_fraction: float, seed: int) -> Split:
     """Holds out whole groups of rows that share a prompt or an answer (but for width, case, spaces and marks), else whole prompts.
 
-    Prompts alone are the groups where the shared answers would leave fewer than FEW_GROUPS groups to hold out although the prompts give
-    more, or would miss half the share. Of an ad log the brief counts as the prompt (one brief on two channels is asked in two wordings).
-    Rows that people have rated (`rated`) go into training: their prompts were held out once, and have been looked at since. Raises
-    DataError for fewer than two distinct prompts. The split depends on the prompts and the seed, not on the order of the rows.
+    Prompts alone are the groups where shared answers tie so much together that not half of the share could be held out. Of an ad log the
+    brief counts as the prompt (one brief on two channels is asked in two wordings). Rows that people have rated (`rated`) go into training:
+    their prompts were held out once, and have been looked at since. The split depends on the prompts and the seed, not on the order of the
+    rows. Raises DataError for fewer than two distinct prompts.
     """
     prompts = [near_key(_asked(row), mask_digits=False) for row in rows]
     _require_two(rows, prompts)
-    joined = joined_groups(rows, prompts)
-    best = None
-    for by, keys in (("prompt and answer", joined), ("prompt", prompts)):
+    target = eval_fraction * len(rows)
+    for by, keys in (("prompt and answer", joined_groups(rows, prompts)), ("prompt", prompts)):
         sizes = Counter(keys)
-        if len(sizes) < 2:
-            continue
         rated = {key for row, key in zip(rows, keys, strict=True) if row.get("rated") is True}
         unseen = Counter({key: n for key, n in sizes.items() if key not in rated}) or sizes
-        held_out = _held_out(unseen, eval_fraction * len(rows), seed)
-        share = sum(sizes[key] for key in held_out) / (eval_fraction * len(rows))
-        groups = {"train": len(sizes) - len(held_out), "eval": len(held_out)}
-        found = Split(*_sides(rows, keys, held_out), by=by, groups=groups)
-        if best is None:
-            best = found
-            if found.trustworthy and share >= 0.5:
-                return found
-            small = share < 0.5
-        elif small or found.groups["eval"] > best.groups["eval"]:
-            best = found
-    assert best is not None
-    return best
+        held_out = _held_out(unseen, target, seed) if len(sizes) > 1 else set()
+        if by == "prompt" or sum(sizes[key] for key in held_out) >= target * _LEAST:
+            break
+    groups = {"train": len(sizes) - len(held_out), "eval": len(held_out)}
+    return Split(*_sides(rows, keys, held_out), by=by, groups=groups)
 
 
 def _asked(row: dict) -> str | list[dict]:

@@ -128,7 +128,7 @@ def test_copies_near_copies_and_contradictions():
     other = {**rows[3], "chosen": rows[3]["chosen"] + "！", "rejected": rows[3]["rejected"].replace("、", " ")}
     assert found([*rows, other])["near_duplicates"].number == 1
     assert found([*rows, {**rows[0], "chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}])["reversed_pairs"].number == 1
-    ring = [row("輪の店の見出し", a, b) for a, b in ("甲乙", "乙丙", "丙甲")]
+    ring = [row("輪の店の見出し", a, b) for a, b in ("甲乙", "乙丙", "丙甲", "戊甲", "甲丁")]  # the last two lead in and out
     ladder = [row("段の店の見出し", a, b) for a, b in ("甲乙", "乙丙", "甲丙")]
     assert found([*rows, *ring, *ladder])["contradictions"].number == 3
 
@@ -176,8 +176,10 @@ def test_few_groups_take_the_promise_back():
     assert not result.trustworthy and result.counts["eval_groups"] == 10
     assert "約束できません" in result.verdict_ja and "not promised" in result.verdict_en
     # many held-out groups that share their answers with training are worth no more
-    same = [{**r, "rejected": "便利なアプリです。"} for r in honest(400)]
-    assert not audit(same).trustworthy
+    rows = honest(300)
+    known = [{**r, "chosen": rows[n]["chosen"]} for n, r in enumerate(rows[240:])]
+    result = audit(rows, (rows[:240], known))
+    assert result.counts["eval_groups"] >= 20 and not result.trustworthy and "半分以上が学習側にも" in result.verdict_ja
 
 
 def test_the_leak_of_a_random_split_by_hand():

@@ -84,6 +84,14 @@ def test_the_probe_cannot_learn_texts_that_come_back():
     assert prompt_blind_probe(rows).accuracy < 0.7
 
 
+def test_pairs_that_the_probe_cannot_tell_apart_count_half():
+    """Only the beginning and the end of a long text are looked at: here they are the same on both sides."""
+    rows = [
+        {"prompt": "靴", "chosen": f"{'あ' * 250}{n}{'い' * 250}", "rejected": f"{'あ' * 250}う{'い' * 250}"} for n in range(150)
+    ]
+    assert prompt_blind_probe(rows).accuracy == 0.5
+
+
 def test_the_probe_says_nothing_of_few_texts():
     assert prompt_blind_probe(rows_of(LEAST_TEXTS - 1)) is None
     assert prompt_blind_probe([{**row, "chosen": "同じ文"} for row in rows_of(500)]) is None

@@ -117,6 +117,13 @@ def test_an_answer_that_joins_everything_leaves_the_split_to_the_prompts_and_it_
     assert split.to_dict()["grouped_by"] == "prompt"
 
 
+def test_few_large_groups_are_kept_whole_and_not_trusted():
+    """Forty groups of ten prompts: sixty held-out prompts would look like evidence, and share their answers with training."""
+    rows = [pair(f"依頼{n}", f"文{n % 40}番", f"反対{n}") for n in range(400)]
+    split = split_pairs(rows, 0.15, 0)
+    assert (split.by, split.groups, split.trustworthy) == ("prompt and answer", {"train": 34, "eval": 6}, False)
+
+
 def test_prompts_that_differ_in_marks_stay_together_and_in_numbers_do_not():
     rows = [pair(f"依頼{'甲乙丙丁'[n % 4]}{'。' * (n % 2)}", f"c{n}", f"r{n}") for n in range(40)]
     assert split_pairs(rows, 0.3, 0).groups == {"train": 3, "eval": 1}
