@@ -209,7 +209,7 @@ def test_every_form_in_every_container_gives_the_same_pairs(tmp_path, kind):
         result = validate(rows)
         found = [tuple(row[side] for side in SIDES) for row in result.pairs]
         assert (shape.name, found, dict(result.dropped)) == (name, expected(case), {}), case
-        assert result.pairs[0]["source"].startswith(f"a.{kind}:") and len(said) == 2
+        assert result.pairs[0]["source"].startswith(f"a.{kind}:") and not said and len(shape.lines()) == 2
 
 
 NO_PAIRS = [
@@ -446,7 +446,7 @@ def test_a_long_file_says_how_far_it_was_read(monkeypatch, tmp_path):
     path, said = tmp_path / "a.jsonl", []
     path.write_text("\n".join(json.dumps({"依頼": f"靴{n}", "良い": "a", "悪い": "b"}) for n in range(2500)), encoding="utf-8")
     assert len(list(read_pairs(path, say=said.append)[1])) == 2500
-    assert [line for line in said if "2,000" in line] and len(said) == 4
+    assert [line for line in said if "2,000" in line] and len(said) == 2
 
 
 def test_pairs_are_read_as_a_stream(tmp_path):
