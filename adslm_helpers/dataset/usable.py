@@ -23,9 +23,9 @@ class UsablePairs:
 
     rows: list[dict]
     validation: Validation
-    repair: Repair | None
-    platform: str | None = None
-    domain: str | None = None
+    repair: Repair | None = None
+    breaches: Callable[[str], list] | None = None
+    """The ad rules that a text breaks, where a platform or a line of business was named; else the brief decides, row by row."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -34,10 +34,6 @@ class UsablePairs:
     def audited(self, split: Split | None = None, say: Callable[[str], None] | None = None) -> Audit:
         """The audit of what is left, with the ad rules."""
         return audit(self.rows, split, dropped_duplicates=self.dropped.get("duplicate", 0), breaches=self.breaches, say=say)
-
-    def breaches(self, text: str) -> list:
-        """The ad rules that a text breaks."""
-        return rules_broken(text, self.platform, self.domain)
 
 
 def usable_pairs(
@@ -49,11 +45,11 @@ def usable_pairs(
         _refuse_invalid(opened.name, validation)
     if not validation.pairs:
         _refuse_all(opened.name, validation)
-    rules = {"platform": opened.reading.rules.platform, "domain": opened.reading.rules.domain}
-    pairs = UsablePairs(validation.pairs, validation, None, **rules)
+    rules = opened.reading.rules
+    named = (lambda text: rules_broken(text, rules.platform, rules.domain)) if rules.platform or rules.domain else None
     if not mend:
-        return pairs
-    mended = repair(validation.pairs, breaches=pairs.breaches, say=say)
+        return UsablePairs(validation.pairs, validation, breaches=named)
+    mended = repair(validation.pairs, breaches=named, say=say)
     if not mended.rows:
         raise DataError(
             f"{opened.name}: 直したあとに使える対が残りません。\n"
@@ -61,7 +57,7 @@ def usable_pairs(
             + "\n→ データを作り直してください。",
             f"{opened.name}: no pair is left after the repair.\n" + "\n".join(mended.lines()[1::2]) + "\n-> Make the data anew.",
         )
-    return UsablePairs(mended.rows, validation, mended, **rules)
+    return UsablePairs(mended.rows, validation, mended, named)
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def look_at(
     """The audit of a source, before and (`mend`) after the repair; writes nothing. Raises DataError as `open_source` and `usable_pairs` do."""
     opened = open_source(source, seed, reading or Reading(), say)
     pairs = usable_pairs(opened, mend=mend, say=say)
-    raw = UsablePairs(pairs.validation.pairs, pairs.validation, None, pairs.platform, pairs.domain)
+    raw = UsablePairs(pairs.validation.pairs, pairs.validation, breaches=pairs.breaches)
     return Look(opened, pairs, raw.audited(say=say), pairs.audited(say=say) if mend else None)
 
 

@@ -19,6 +19,7 @@ from .rows import Place, Problem, RawRow, Unusable
 SIDES = ("prompt", "chosen", "rejected")
 ROLES = ("system", "user", "assistant")
 _LONGEST_TEXT = 200_000  # characters: more than the longest max_length holds
+_LONGEST_LIST = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LISTED = re.compile(r'\[\s*\{.*"role"', re.DOTALL)
 _RESERVED = ("id", "source")  # ours; a user's column of that name is kept as original_id, original_source
@@ -229,8 +230,10 @@ def _extras(value: dict, used: set, notes: list[str]) -> dict:
     return kept
 
 
-def _is_plain(item: Any) -> bool:
-    """Whether one line of JSON in UTF-8 can hold it."""
+def _is_plain(item: Any, depth: int = 2) -> bool:
+    """Whether one line of JSON in UTF-8 can hold it: a value, or lists of values in each other (the key terms of a question)."""
+    if isinstance(item, list):
+        return depth > 0 and len(item) <= _LONGEST_LIST and all(_is_plain(part, depth - 1) for part in item)
     if isinstance(item, str):
         return not _SURROGATE.search(item)
     return item is None or isinstance(item, bool | int) or (isinstance(item, float) and math.isfinite(item))

@@ -292,7 +292,13 @@ def test_run_hands_the_kernels_paths_that_are_right_from_their_folder(tmp_path, 
     monkeypatch.setattr("adslm_helpers.evaluation.evaluate.load_evaluation", lambda run: evaluation)
     assert cli.main(["run", "--data", "../pairs.jsonl", "--run", "spring"]) == 0
     assert cli.main(["run", "--data", "hf:owner/name", "--model", "org/model"]) == 0
-    assert handed[0] == {"RUN": "spring", "PRESET": "", "MODEL": "", "DATA": str((tmp_path / "pairs.jsonl").resolve()), "READ_AS": "pairs"}
+    assert handed[0] == {
+        "RUN": "spring",
+        "PRESET": "",
+        "MODEL": "",
+        "DATA": str((tmp_path / "pairs.jsonl").resolve()),
+        "READ_AS": "pairs",
+    }
     assert handed[1] == {"RUN": "quickstart", "PRESET": "", "MODEL": "org/model", "DATA": "hf:owner/name", "READ_AS": "pairs"}
 
 
@@ -318,7 +324,12 @@ def test_setup_as_if_answers_for_the_other_machine_in_json(capsys):
     assert cli.main(["setup", "--json", "--as-if", "colab-2026.08-gpu", "--preset", "colab_t4"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["as_if"] == "colab-2026.08-gpu" and value["probe"]["torch"] == "2.11.0+cu128" and value["plan"]["fp16"] is True
-    assert [line.split("<")[0].split(">")[0] for line in value["install"]["missing"]] == ["rapidfuzz", "sacrebleu", "trl", "bitsandbytes"]
+    assert [line.split("<")[0].split(">")[0] for line in value["install"]["missing"]] == [
+        "rapidfuzz",
+        "sacrebleu",
+        "trl",
+        "bitsandbytes",
+    ]
     assert "repair" not in value and value["ok"] is False
 
 

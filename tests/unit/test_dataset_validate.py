@@ -111,14 +111,15 @@ def test_unusable_rows_have_a_code_and_words_that_can_be_printed(expected, value
 
 
 def test_extra_columns_are_kept_only_where_jsonl_can_hold_them():
-    extras = {"synthetic": True, "p_win": 0.9, "id": 7, "bad": float("nan"), "tags": ["a"], "half": "\ud83d", "none": None}
+    extras = {"synthetic": True, "p_win": 0.9, "id": 7, "bad": float("nan"), "tags": {"a": 1}, "half": "\ud83d", "none": None}
+    extras |= {"keywords": [["入札", "オークション"], ["表示"]], "deep": [[["a"]]]}
     result = validate([raw({**PAIR, **extras})])
     row = result.pairs[0]
-    assert {key: row[key] for key in ("synthetic", "p_win", "original_id", "none")} == {
-        "synthetic": True, "p_win": 0.9, "original_id": 7, "none": None,
+    assert {key: row[key] for key in ("synthetic", "p_win", "original_id", "none", "keywords")} == {
+        "synthetic": True, "p_win": 0.9, "original_id": 7, "none": None, "keywords": extras["keywords"],
     }  # fmt: skip
-    assert not {"bad", "tags", "half"} & set(row)
-    assert result.notes == {"left_out:'bad'": 1, "left_out:'tags'": 1, "left_out:'half'": 1}
+    left_out = {"bad", "tags", "half", "deep"}
+    assert not left_out & set(row) and result.notes == {f"left_out:{name!r}": 1 for name in left_out}
     json.dumps(row, allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 

@@ -136,7 +136,11 @@ def test_losses_are_shown_where_there_are_some_and_at_most_five():
 def test_what_the_verdict_says_to_do_next_stands_on_the_page():
     steps = [["このモデルは使わないでください。", "Do not use this model."], ["依頼を足す <b>", "Add briefs <b>"]]
     section = page(next_steps=steps, verdict="worse").split("次にすること")[1].split("<h2>")[0]
-    assert "このモデルは使わないでください。" in section and "Do not use this model." in section and "Add briefs &lt;b&gt;" in section
+    assert (
+        "このモデルは使わないでください。" in section
+        and "Do not use this model." in section
+        and "Add briefs &lt;b&gt;" in section
+    )
 
 
 def test_rule_breaches_are_listed_with_the_words_marked_and_never_called_legal_advice():
