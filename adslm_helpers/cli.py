@@ -172,10 +172,11 @@ def _dataset_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repair", action="store_true", help="機械的に直せるものを直す / mend what can be mended mechanically")
     command.add_argument(
         "--map",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="ROLE=COLUMN",
-        help="列の読み方を直す / correct a column: --map clicks=クリック数",
+        help="列の読み方を直す / correct columns: --map chosen=採用案 rejected=没案",
     )
     command.add_argument(
         "--strict",
