@@ -367,8 +367,11 @@ def test_the_temporary_folder_is_gone_after_ctrl_c(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(log)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert process.stdout.readline() == b"read\n" and list((tmp_path / "tmp").iterdir())
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline() == b"read\n" and list((tmp_path / "tmp").iterdir())
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()  # else a failure would leave it at work for hours
     assert said.strip().endswith(b"KeyboardInterrupt") and list((tmp_path / "tmp").iterdir()) == []
