@@ -243,6 +243,11 @@ def _warnings(log: AdLog) -> Iterator[tuple[str, str]]:
             f"【警告】行の半分以上（{refused:,} / {log.rows_in:,}）が使えません。列の対応か書き出し方が違うおそれがあります。→ --map で直せます。",
             f"[WARNING] More than half of the rows ({refused:,} of {log.rows_in:,}) cannot be used. Columns may be mistaken. -> Correct them with --map.",
         )
+    if count := log.dropped.get("missing_number"):
+        yield (
+            f"【注意】空欄や「--」の回数は 0 とみなしません（{count:,}行）。0 回の意味なら、クリックのない広告だけが抜けるので、0 と書いて書き出し直してください。",
+            f"[NOTE] An empty count is not taken for 0 ({count:,} rows). If it means 0, ads without clicks are missing: write 0 and export again.",
+        )
     if log.facts["rate_differs"] * 10 > log.facts["rate_rows"]:
         yield (
             f"【警告】{log.facts['rate_differs']:,}行で、ファイルのクリック率がクリック数÷表示回数と違います。列の取り違えがないか確かめてください。",

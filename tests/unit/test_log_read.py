@@ -298,6 +298,12 @@ def test_the_campaign_stands_for_the_brief_and_shared_briefs_are_pointed_out(tmp
     ]
 
 
+def test_an_empty_count_is_not_zero_and_that_is_said(tmp_path):
+    """Meta leaves a cell empty where nobody clicked: dropping such rows without a word would keep only ads with clicks."""
+    log = read(tmp_path, PLAIN + "靴,無反応,1000,\n")
+    assert log.dropped == {"missing_number": 1} and any("not taken for 0 (1 rows)" in line for line in log.lines())
+
+
 def test_swapped_columns_and_a_mostly_refused_file_are_said_loudly(tmp_path):
     rows = "".join(f"靴,靴{n},1000,30,6.00%\n" for n in range(5))
     log = read(tmp_path, "キーワード,見出し,表示回数,クリック数,CTR\n" + rows + "靴,x,1,2,\n" * 6)
