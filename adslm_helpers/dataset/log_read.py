@@ -132,6 +132,8 @@ def _read(
             "rate_rows": sums.rates[0],
             "rate_differs": sums.rates[1],
         }
+        if say and time.monotonic() - started > _SECONDS:
+            say(f"{rows_in:,} 行をまとめています / Summing {rows_in:,} rows up")
         arms = sums.arms()
     facts["seconds"] = round(time.monotonic() - started, 1)
     roles = {role: names.header(role) for role in names.of}
