@@ -111,6 +111,8 @@ def _log(path: Path | str, reading: Reading, say: Callable[[str], None] | None) 
     words = [*log.lines(), *made.lines()]
     if not made.rows:
         _refuse_support(str(path), words)
+    if Path(path).resolve() == data_path("sample_ad_log.csv").resolve():
+        made.rows[:] = [{**row, "synthetic": True} for row in made.rows]
     facts = {"columns": log.columns, "rows_in": log.rows_in, "dropped": log.dropped, **log.facts, "pairs": made.to_dict()}
     return Source(str(path), _numbered(made.rows, path), None, words, {"log": facts})
 
