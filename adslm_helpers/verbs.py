@@ -54,8 +54,8 @@ def dataset(arguments: argparse.Namespace) -> tuple[Any, ...]:
 
 def _source(arguments: argparse.Namespace) -> tuple[str | None, Any]:
     """What to read, and how."""
-    from .dataset.columns import parse_map
-    from .dataset.log_pairs import PairRules
+    from .dataset.ad_log.pairs import PairRules
+    from .dataset.forms.columns import parse_map
     from .dataset.sources import Reading
 
     named = {"pairs": arguments.source, "log": arguments.from_log, "votes": arguments.votes}

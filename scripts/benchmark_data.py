@@ -34,7 +34,7 @@ def log_to_pairs(path: str) -> dict:
 
 def audit_pairs(path: str) -> dict:
     """The audit with the ad rules, of pairs that are in memory already."""
-    from adslm_helpers.dataset.audit import audit
+    from adslm_helpers.dataset.audit.audit import audit
     from adslm_helpers.dataset.sources import rules_broken
 
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]

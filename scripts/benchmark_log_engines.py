@@ -92,7 +92,7 @@ def sum_pyarrow(path: str) -> int:
 
 
 def sum_read_log(path: str) -> int:
-    from adslm_helpers.dataset.log_read import read_log
+    from adslm_helpers.dataset.ad_log.read import read_log
 
     return len(read_log(path, period="day").arms)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adslm_helpers.dataset.log_candidates import candidate_pairs
-from adslm_helpers.dataset.log_sample import sample_log
-from adslm_helpers.dataset.posterior import can_reach, fit_prior, log_odds, p_greater
+from adslm_helpers.dataset.ad_log.candidates import candidate_pairs
+from adslm_helpers.dataset.ad_log.posterior import can_reach, fit_prior, log_odds, p_greater
+from adslm_helpers.dataset.ad_log.sample import sample_log
 from adslm_helpers.run import write_text
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "label_error.md"

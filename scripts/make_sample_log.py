@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adslm_helpers.dataset.log_sample import sample_export
+from adslm_helpers.dataset.ad_log.sample import sample_export
 from adslm_helpers.run import write_bytes
 
 TARGET = Path(__file__).resolve().parents[1] / "data" / "sample_ad_log.csv"

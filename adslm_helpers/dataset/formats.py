@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 from ..run_names import user_path
 from .encoding import LARGEST_FILE
+from .forms.shapes import LOOKED_AT, Shape, detect_shape
+from .forms.shaping import shaped
 from .hub import hub_rows, is_saved, refuse_unsafe_arrow, saved_rows
 from .rows import Place, Problem, RawRow, fail, short_error
-from .shapes import LOOKED_AT, Shape, detect_shape
-from .shaping import shaped
 from .textfiles import read_csv, read_json, read_jsonl, sheet_table
 from .unpack import GZIP_MARK, inner_name, unpacked, unpacked_head
 

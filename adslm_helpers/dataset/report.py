@@ -6,11 +6,11 @@ import html
 from dataclasses import dataclass, fields
 
 from ..foreign_text import harmless
-from .audit import Audit
-from .audit_finding import Finding
-from .repair import Repair
+from .audit.audit import Audit
+from .audit.finding import Finding
+from .audit.repair import Repair
+from .forms.shaping import REASONS as SHAPE_REASONS
 from .rows import Problem
-from .shaping import REASONS as SHAPE_REASONS
 
 REASONS = {
     "not_json": ("JSON でない", "not JSON"),

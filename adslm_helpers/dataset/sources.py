@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 from ..data_files import data_path
 from ..errors import DataError
 from ..text.ad_rules import Breach, find_breaches
+from .ad_log.pairs import PairRules, pairs_from_log
+from .ad_log.read import read_log
 from .adtech import adtech_pairs
 from .formats import file_and_sheet, read_pairs, read_rows
-from .log_pairs import PairRules, pairs_from_log
-from .log_read import read_log
 from .rows import Place, RawRow
 from .samples import sample_pairs
 from .votes import pairs_from_votes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..text.brief import whole_prompt
-from .audit_finding import Finding
+from .audit.finding import Finding
 from .surface import Rule, surface_rules
 from .validate import SIDES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .audit import Audit, audit
-from .repair import Repair, repair
+from .audit.audit import Audit, audit
+from .audit.repair import Repair, repair
 from .report import reason_counts
 from .sources import Reading, Source, open_source, rules_broken
 from .split import Split

@@ -5,9 +5,9 @@ import gzip
 
 from hypothesis import strategies as st
 
-from adslm_helpers.dataset.log_columns import ROLES
-from adslm_helpers.dataset.log_dates import PERIODS
-from adslm_helpers.dataset.log_read import REASONS, read_log
+from adslm_helpers.dataset.ad_log.columns import ROLES
+from adslm_helpers.dataset.ad_log.dates import PERIODS
+from adslm_helpers.dataset.ad_log.read import REASONS, read_log
 from adslm_helpers.errors import DataError
 
 from .cases import PICKLE, TEXTS, checked_words, damaged, everything, fuzzed, place

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from adslm_helpers.dataset import encoding
 from adslm_helpers.dataset.build import build_dataset, load_split
 from adslm_helpers.dataset.formats import RawRow, read_pairs, read_rows
+from adslm_helpers.dataset.forms.shapes import detect_shape
+from adslm_helpers.dataset.forms.shaping import REASONS as SHAPE_REASONS
+from adslm_helpers.dataset.forms.shaping import shaped
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
-from adslm_helpers.dataset.shapes import detect_shape
-from adslm_helpers.dataset.shaping import REASONS as SHAPE_REASONS
-from adslm_helpers.dataset.shaping import shaped
 from adslm_helpers.dataset.validate import SIDES, validate
 from adslm_helpers.errors import AdslmError, DataError
 from adslm_helpers.recipe import load_recipe

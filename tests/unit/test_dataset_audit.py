@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adslm_helpers.data_files import data_path
-from adslm_helpers.dataset.audit import audit
-from adslm_helpers.dataset.audit_finding import Finding
-from adslm_helpers.dataset.audit_split import random_split_leak
-from adslm_helpers.dataset.audit_words import WORDS
+from adslm_helpers.dataset.audit.audit import audit
+from adslm_helpers.dataset.audit.finding import Finding
+from adslm_helpers.dataset.audit.leaks import random_split_leak
+from adslm_helpers.dataset.audit.words import WORDS
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.split import split_pairs
 from adslm_helpers.dataset.validate import validate
@@ -213,15 +213,15 @@ def test_the_page_escapes_what_the_data_hold():
 
 
 def test_long_sets_are_sampled_and_say_so(monkeypatch):
-    monkeypatch.setattr("adslm_helpers.dataset.audit_shortcuts.MOST_PAIRS", 100)
-    monkeypatch.setattr("adslm_helpers.dataset.audit_texts.MOST_ROWS", 100)
+    monkeypatch.setattr("adslm_helpers.dataset.audit.shortcuts.MOST_PAIRS", 100)
+    monkeypatch.setattr("adslm_helpers.dataset.audit.texts.MOST_ROWS", 100)
     rows = [{**r, "rejected": r["rejected"] + "！", "chosen": "ねねねねねねねね" + r["chosen"][:9]} for r in honest(300)]
     result = found(rows)
     assert "（100行の標本で）" in result["surface_rule"].ja and "sample of 100 rows" in result["degenerate"].en
 
 
 def test_long_texts_are_sampled_more_thinly_and_one_very_long_text_is_read(monkeypatch):
-    monkeypatch.setattr("adslm_helpers.dataset.audit_shortcuts._MOST_CHARACTERS", 10_000)
+    monkeypatch.setattr("adslm_helpers.dataset.audit.shortcuts._MOST_CHARACTERS", 10_000)
     assert "標本" in found([{**r, "chosen": r["chosen"] * 2} for r in honest(600)])["surface_rule"].ja
     rows = [row(f"{name}の店", "長い。" * 5_000, "短い。") for name in "甲乙"]
     assert {"length_imbalance", "degenerate"} <= found(rows).keys()
@@ -231,7 +231,7 @@ def test_what_takes_long_is_announced(monkeypatch):
     said = []
     audit(honest(40), say=said.append)
     assert said == []
-    monkeypatch.setattr("adslm_helpers.dataset.audit._SLOW", 40)
+    monkeypatch.setattr("adslm_helpers.dataset.audit.audit._SLOW", 40)
     audit(honest(40), say=said.append)
     assert len(said) >= 5 and all("監査" in line and "Audit" in line for line in said)
 

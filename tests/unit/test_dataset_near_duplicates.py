@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from adslm_helpers.dataset.audit.probe import LEAST_TEXTS, prompt_blind_probe
 from adslm_helpers.dataset.near_duplicates import alike_texts, near_copies, near_key
-from adslm_helpers.dataset.probe import LEAST_TEXTS, prompt_blind_probe
 
 LETTERS = "あいうえおかきくけこさしすせそたちつてとなにぬねのアイウエオ商品広告新着便利"
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adslm_helpers.data_files import data_path
-from adslm_helpers.dataset.audit import audit
+from adslm_helpers.dataset.audit.audit import audit
+from adslm_helpers.dataset.audit.repair import CHANGES, KINDS, repair
 from adslm_helpers.dataset.formats import read_rows
-from adslm_helpers.dataset.repair import CHANGES, KINDS, repair
 from adslm_helpers.dataset.validate import validate
 from adslm_helpers.run import read_jsonl
 

@@ -2,7 +2,7 @@
 
 import json
 
-from adslm_helpers.dataset.audit import audit
+from adslm_helpers.dataset.audit.audit import audit
 from adslm_helpers.dataset.report import DatasetReport
 from adslm_helpers.dataset.split import split_pairs
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from adslm_helpers.dataset import formats, shaping
+from adslm_helpers.dataset import formats
 from adslm_helpers.dataset.formats import RawRow, read_pairs
+from adslm_helpers.dataset.forms import shaping as shaping
+from adslm_helpers.dataset.forms.shapes import SHAPES, detect_shape
+from adslm_helpers.dataset.forms.shaping import REASONS as SHAPE_REASONS
+from adslm_helpers.dataset.forms.shaping import shaped
 from adslm_helpers.dataset.report import REASONS
 from adslm_helpers.dataset.rows import Place
-from adslm_helpers.dataset.shapes import SHAPES, detect_shape
-from adslm_helpers.dataset.shaping import REASONS as SHAPE_REASONS
-from adslm_helpers.dataset.shaping import shaped
 from adslm_helpers.dataset.validate import SIDES, validate
 from adslm_helpers.errors import DataError
 

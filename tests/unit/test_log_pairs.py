@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adslm_helpers.dataset.log_candidates import SMALL, candidate_pairs
-from adslm_helpers.dataset.log_pairs import PairRules, pairs_from_log
-from adslm_helpers.dataset.log_prompts import prompt_from_key
-from adslm_helpers.dataset.log_sample import sample_log
-from adslm_helpers.dataset.log_support import needed_impressions
-from adslm_helpers.dataset.posterior import p_better
+from adslm_helpers.dataset.ad_log.candidates import SMALL, candidate_pairs
+from adslm_helpers.dataset.ad_log.pairs import PairRules, pairs_from_log
+from adslm_helpers.dataset.ad_log.posterior import p_better
+from adslm_helpers.dataset.ad_log.prompts import prompt_from_key
+from adslm_helpers.dataset.ad_log.sample import sample_log
+from adslm_helpers.dataset.ad_log.support import needed_impressions
 from adslm_helpers.dataset.rows import Place, RawRow
 from adslm_helpers.dataset.validate import validate
 from adslm_helpers.errors import DataError

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adslm_helpers.dataset import log_blocks
-from adslm_helpers.dataset.log_dates import periods
-from adslm_helpers.dataset.log_read import REASONS, read_log
+from adslm_helpers.dataset.ad_log import blocks as log_blocks
+from adslm_helpers.dataset.ad_log.dates import periods
+from adslm_helpers.dataset.ad_log.read import REASONS, read_log
 from adslm_helpers.errors import DataError
 
 PLAIN = "キーワード,見出し,表示回数,クリック数\n靴,軽い靴,1000,30\n靴,安い靴,900,10\n"
@@ -361,7 +361,8 @@ def test_the_temporary_folder_is_gone_after_ctrl_c(tmp_path):
     log.write_text(PLAIN, encoding="utf-8")
     code = """if True:
         import sys
-        from adslm_helpers.dataset import log_engine, log_read
+        from adslm_helpers.dataset.ad_log import engine as log_engine
+        from adslm_helpers.dataset.ad_log import read as log_read
         def slow(sums):
             print("read", flush=True)
             query = "SELECT max(md5(a.i || b.i)) FROM range(1000000) a(i), range(100000) b(i)"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from adslm_helpers.data_files import data_path
-from adslm_helpers.dataset.log_pairs import pairs_from_log
-from adslm_helpers.dataset.log_prompts import KEY
-from adslm_helpers.dataset.log_sample import HEADER, sample_export, sample_log
+from adslm_helpers.dataset.ad_log.pairs import pairs_from_log
+from adslm_helpers.dataset.ad_log.prompts import KEY
+from adslm_helpers.dataset.ad_log.sample import HEADER, sample_export, sample_log
 from adslm_helpers.dataset.surface import surface_rules
 from adslm_helpers.text.marks import find_claims
 

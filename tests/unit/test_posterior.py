@@ -5,7 +5,7 @@ from math import exp, lgamma, log
 import numpy as np
 import pytest
 
-from adslm_helpers.dataset.posterior import STRENGTH, can_reach, fit_prior, log_odds, p_better, p_greater
+from adslm_helpers.dataset.ad_log.posterior import STRENGTH, can_reach, fit_prior, log_odds, p_better, p_greater
 from adslm_helpers.errors import DataError
 
 REFERENCE = [

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from string import Formatter
 
-from ..errors import DataError
-from ..foreign_text import brief as shown
-from ..text.brief import CHANNELS
+from ...errors import DataError
+from ...foreign_text import brief as shown
+from ...text.brief import CHANNELS
 
 KEY = ("brief", "channel", "device", "position", "period")
 """What makes two texts comparable: they ran for the same brief, in the same place, at the same time."""

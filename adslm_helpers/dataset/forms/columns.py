@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from ..foreign_text import brief
-from .rows import fail
+from ...foreign_text import brief
+from ..rows import fail
 
 ROLES = ("prompt", "chosen", "rejected", "input", "system", "history", "answers", "scores", "ranks", "label", "first", "second")
 """What a user may map to a column. `first` and `second` are the two answers that `label` decides between."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .samples import SampleBrief, draw_brief, draw_pair, good_text
+from ..samples import SampleBrief, draw_brief, draw_pair, good_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .log_blocks import HEAD_ROWS, Block, Layout, found_header, read_row, table
-from .rows import Place, Problem
-from .sheets import sheet_rows
+from ..rows import Place, Problem
+from ..sheets import sheet_rows
+from .blocks import HEAD_ROWS, Block, Layout, found_header, read_row, table
 
 if TYPE_CHECKING:
     import pyarrow

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from ..foreign_text import brief, harmless
+from ...foreign_text import brief, harmless
+from ..rows import RawRow, fail
 from . import columns as names
 from .labels import label_reading
 from .messages import is_dialogue, listed
-from .rows import RawRow, fail
 from .shape_refusals import NO_SHAPES, refuse_shape
 
 LOOKED_AT = 200

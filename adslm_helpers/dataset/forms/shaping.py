@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NoReturn
 
-from ..foreign_text import brief
+from ...foreign_text import brief
+from ..rows import Problem, RawRow, Unusable
 from . import columns as names
 from .labels import TIE, answer_suffixes, winner
 from .messages import conversation, history_messages, listed
-from .rows import Problem, RawRow, Unusable
 from .shape_refusals import NO_SHAPES
 from .shapes import SHAPES, Shape, fit, is_optional
 

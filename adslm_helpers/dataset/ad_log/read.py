@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..foreign_text import brief as shown
-from ..foreign_text import harmless
-from .formats import file_and_sheet
-from .log_blocks import LARGEST_LOG, Block, blocks, layout
-from .log_columns import JOIN, NUMBERS, Columns, understood, unique_names
-from .log_dates import PERIODS
-from .log_engine import Sums, engine, values
-from .log_sheets import BOOK_MARKS, sheet_blocks, sheet_layout
-from .rows import Place, Problem, fail
-from .unpack import GZIP_MARK, unpacked
+from ...foreign_text import brief as shown
+from ...foreign_text import harmless
+from ..formats import file_and_sheet
+from ..rows import Place, Problem, fail
+from ..unpack import GZIP_MARK, unpacked
+from .blocks import LARGEST_LOG, Block, blocks, layout
+from .columns import JOIN, NUMBERS, Columns, understood, unique_names
+from .dates import PERIODS
+from .engine import Sums, engine, values
+from .sheets import BOOK_MARKS, sheet_blocks, sheet_layout
 
 if TYPE_CHECKING:
     import pandas

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from .audit_finding import EXAMPLES, Finding, examples_of, place_of, quoted
-from .audit_shortcuts import sample
-from .audit_words import finding
-from .near_duplicates import LIKE, alike_texts, near_key
-from .split import FEW_GROUPS, Split, joined_groups, prompt_key
+from ..near_duplicates import LIKE, alike_texts, near_key
+from ..split import FEW_GROUPS, Split, joined_groups, prompt_key
+from .finding import EXAMPLES, Finding, examples_of, place_of, quoted
+from .shortcuts import sample
+from .words import finding
 
 SIDES = ("chosen", "rejected")
 MOST_HELD = 5_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from ..text.ad_rules import find_breaches
-from ..text.brief import Brief, parse_brief, prompt_text, whole_prompt
-from ..text.characters import FAULTS, character_faults
-from ..text.degenerate import KINDS, find_degeneration
-from .audit_finding import EXAMPLES, Finding, examples_of, pair_examples, place_of, quoted
-from .audit_shortcuts import sample
-from .audit_words import finding
+from ...text.ad_rules import find_breaches
+from ...text.brief import Brief, parse_brief, prompt_text, whole_prompt
+from ...text.characters import FAULTS, character_faults
+from ...text.degenerate import KINDS, find_degeneration
+from .finding import EXAMPLES, Finding, examples_of, pair_examples, place_of, quoted
+from .shortcuts import sample
+from .words import finding
 
 MOST_ROWS = 50_000
 """Of more rows a sample is judged: a share of 1 % is then known to within 0.1 points."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ..foreign_text import brief
-from .rows import RawRow, fail
+from ...foreign_text import brief
+from ..rows import RawRow, fail
 
 _MAP = (
     "列の役割を --map prompt=… chosen=… rejected=… で指定してください。",

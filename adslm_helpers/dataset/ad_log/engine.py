@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..foreign_text import brief as shown
-from .log_columns import Columns
-from .log_dates import periods
-from .rows import fail
+from ...foreign_text import brief as shown
+from ..rows import fail
+from .columns import Columns
+from .dates import periods
 
 if TYPE_CHECKING:
     import duckdb

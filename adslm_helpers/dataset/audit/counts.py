@@ -6,11 +6,11 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from ..text.brief import whole_prompt
-from .audit_finding import EXAMPLES, Finding, examples_of, pair_examples, place_of, quoted
-from .audit_words import finding
-from .near_duplicates import near_copies
-from .split import prompt_key
+from ...text.brief import whole_prompt
+from ..near_duplicates import near_copies
+from ..split import prompt_key
+from .finding import EXAMPLES, Finding, examples_of, pair_examples, place_of, quoted
+from .words import finding
 
 FEW_PROMPTS = 20
 _FEW_ANSWERS = (0.05, 0.01)

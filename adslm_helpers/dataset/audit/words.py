@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .audit_finding import Finding
+from .finding import Finding
 
 
 class Words(NamedTuple):

@@ -6,8 +6,8 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..foreign_text import harmless
-from ..text.brief import whole_prompt
+from ...foreign_text import harmless
+from ...text.brief import whole_prompt
 
 SEVERITIES = {"error": ("要対処", "ERROR"), "warn": ("注意", "WARN"), "info": ("参考", "INFO")}
 """The worst first."""

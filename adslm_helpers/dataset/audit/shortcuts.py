@@ -7,10 +7,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from .audit_finding import Finding, pair_examples
-from .audit_words import finding
+from ..surface import surface_rules
+from .finding import Finding, pair_examples
 from .probe import prompt_blind_probe
-from .surface import surface_rules
+from .words import finding
 
 # facts of the shortcut audit: human preference between ad paraphrases reaches 0.67-0.78 with one-feature rules
 RULE_WARN, RULE_ERROR = 0.80, 0.95

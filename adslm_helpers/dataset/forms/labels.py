@@ -5,10 +5,10 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-from ..foreign_text import brief
+from ...foreign_text import brief
+from ..rows import RawRow, Unusable, fail
 from .columns import SIGNED, key_of, number
 from .messages import listed
-from .rows import RawRow, Unusable, fail
 
 TIE = -1
 _TIES = {

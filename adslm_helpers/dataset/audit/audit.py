@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DataError
-from ..foreign_text import harmless
-from .audit_counts import find_contradictions, find_duplicates, find_few_answers, find_few_prompts, find_near_duplicates
-from .audit_finding import Finding, by_severity, findings_html
-from .audit_shortcuts import find_length_imbalance, find_prompt_blind, find_surface_rule
-from .audit_split import UNTRUSTED, Sides, find_few_groups, find_leaks, held_out_groups
-from .audit_texts import find_breaking_texts, find_broken_texts, find_character_faults, find_disobedience
-from .split import FEW_GROUPS, Split, prompt_key, split_pairs
+from ...errors import DataError
+from ...foreign_text import harmless
+from ..split import FEW_GROUPS, Split, prompt_key, split_pairs
+from .counts import find_contradictions, find_duplicates, find_few_answers, find_few_prompts, find_near_duplicates
+from .finding import Finding, by_severity, findings_html
+from .leaks import UNTRUSTED, Sides, find_few_groups, find_leaks, held_out_groups
+from .shortcuts import find_length_imbalance, find_prompt_blind, find_surface_rule
+from .texts import find_breaking_texts, find_broken_texts, find_character_faults, find_disobedience
 
 _FRACTION, _SEED = 0.15, 42  # of the split that is tried where none is given: the recipe's defaults
 _SLOW = 5_000  # rows, from which on the stages are announced

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
-from ..foreign_text import brief as shown
-from ..foreign_text import harmless
-from .log_candidates import SMALL
+from ...foreign_text import brief as shown
+from ...foreign_text import harmless
+from ..statistics import Finding
+from .candidates import SMALL
 from .posterior import STRENGTH
-from .statistics import Finding
 
 FEW = 100  # pairs: below, a training has nothing to hold on to, and nothing to be judged by
 _POWER = 0.8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
 
 STRENGTH = (10.0, 1e5)
 """What the strength M of a prior is held to, in impressions."""

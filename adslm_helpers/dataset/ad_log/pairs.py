@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import DataError
-from .log_candidates import candidate_count, candidate_pairs
-from .log_prompts import KEY, TEMPLATE, check_template, prompt_from_key
-from .log_support import LogPairs, cvr_warning, needed_impressions, support_warnings
+from ...errors import DataError
+from .candidates import candidate_count, candidate_pairs
 from .posterior import Prior, can_reach, fit_prior, log_odds, p_better, p_greater
+from .prompts import KEY, TEMPLATE, check_template, prompt_from_key
+from .support import LogPairs, cvr_warning, needed_impressions, support_warnings
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..foreign_text import brief as shown
-from ..recipe_rules import nearest
-from .rows import fail
+from ...foreign_text import brief as shown
+from ...recipe_rules import nearest
+from ..rows import fail
 
 ROLES = ("brief", "campaign", "channel", "device", "position", "date", "text", "impressions", "clicks", "conversions", "cost")
 JOIN = " + "

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..foreign_text import harmless
-from ..text.brief import parse_brief, whole_prompt
-from ..text.characters import mended
-from .audit_counts import contradicting, exact_copies
-from .audit_finding import EXAMPLES, place_of, quoted
-from .audit_texts import chosen_breaches
-from .near_duplicates import near_copies
+from ...foreign_text import harmless
+from ...text.brief import parse_brief, whole_prompt
+from ...text.characters import mended
+from ..near_duplicates import near_copies
+from .counts import contradicting, exact_copies
+from .finding import EXAMPLES, place_of, quoted
+from .texts import chosen_breaches
 
 LIKE = 0.95
 """From here on a row is dropped as a copy of another; the audit speaks of such rows from 0.90 on. One word may be what a test is about."""

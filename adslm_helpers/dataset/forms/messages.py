@@ -8,8 +8,8 @@ import re
 import warnings
 from typing import Any, NoReturn
 
-from ..foreign_text import brief
-from .rows import Unusable
+from ...foreign_text import brief
+from ..rows import Unusable
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "client", "customer", "ユーザー", "ユーザ", "人間"), "user"),

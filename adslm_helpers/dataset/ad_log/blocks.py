@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from .encoding import LONGEST_LINE, open_as, open_text
-from .log_columns import MOST_COLUMNS, recognised
-from .rows import Place, Problem, fail
+from ..encoding import LONGEST_LINE, open_as, open_text
+from ..rows import Place, Problem, fail
+from .columns import MOST_COLUMNS, recognised
 
 if TYPE_CHECKING:
     import pyarrow
