@@ -117,7 +117,7 @@ def page(tables: dict[str, str], arguments: argparse.Namespace) -> str:
     return (
         "# How often a label from an ad log is wrong\n\n"
         f"Measured {date.today()} with `python scripts/label_error.py --keys {arguments.keys} --seeds {arguments.seeds}` (numpy {np.__version__}, "
-        f"Python {platform.python_version()}). Made-up logs whose true CTR is known (`dataset/log_sample.py`): {ARMS} texts a brief, mean CTR 3 %, "
+        f"Python {platform.python_version()}). Made-up logs whose true CTR is known (`dataset/ad_log/sample.py`): {ARMS} texts a brief, mean CTR 3 %, "
         "true CTRs of one brief 15 % apart, variance between briefs 13 times that, impressions log-normal (deviation 1.2). "
         "A label is wrong where the text that it calls better has the lower true CTR. Every rule takes the text that it thinks better; "
         "a pair without a difference in clicks is none.\n\n"

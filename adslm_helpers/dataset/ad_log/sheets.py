@@ -20,14 +20,14 @@ _BLOCK_ROWS = 20_000
 
 
 def sheet_layout(path: Path, sheet: str | None, columns: dict[str, str]) -> Layout:
-    """As `log_blocks.layout`, of a sheet."""
+    """As `blocks.layout`, of a sheet."""
     records = [(number, number, _texts(row)) for number, row in enumerate(islice(sheet_rows(path, sheet), HEAD_ROWS), 1)]
     _, _, header, line, skip = found_header(records, columns)
     return Layout(header, line, skip, "", "xlsx")
 
 
 def sheet_blocks(path: Path, sheet: str | None, where: Layout, used: list[int], source: str) -> Iterator[Block]:
-    """As `log_blocks.blocks`; how much of the sheet is still to come is not known, so `done` stays 0 until the end."""
+    """As `blocks.blocks`; how much of the sheet is still to come is not known, so `done` stays 0 until the end."""
     rows = enumerate(sheet_rows(path, sheet), 1)
     for _ in range(where.skip):
         next(rows, None)
