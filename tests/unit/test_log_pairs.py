@@ -237,3 +237,13 @@ def test_a_table_that_is_no_log_is_refused():
         with pytest.raises(DataError) as caught:
             pairs_from_log(table)
         assert word in caught.value.en
+
+
+def test_the_gate_is_asked_of_the_texts_that_won_wherever_they_stand_in_the_log():
+    """The arms are worked on in another order than the log's; the text with the most clicks stands last in each key here."""
+    log = log_of(
+        *(arm(f"商品{key}の文{text}", 20_000, 200 + 200 * text, brief=f"商品{key}") for key in (2, 0, 1) for text in range(3))
+    )
+    asked = []
+    result = balanced(pairs_from_log(log, gate=lambda text: asked.append(text) or []))
+    assert set(asked) == {row["chosen"] for row in result.rows} and all("文0" not in text for text in asked)

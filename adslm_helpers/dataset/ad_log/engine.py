@@ -198,7 +198,11 @@ class Sums:
             f" FROM parts {' '.join(joins)} GROUP BY ALL"
         )
         con.execute("DROP TABLE parts")
-        return con.sql("SELECT * FROM arms ORDER BY brief, channel, device, position, period, text").to_arrow_table().to_pandas()
+        return (
+            con.sql("SELECT * FROM arms ORDER BY brief, channel, device, position, period, text")
+            .to_arrow_table()
+            .to_pandas(split_blocks=True, self_destruct=True)
+        )
 
     def _spell(self, column: str) -> bool:
         """Makes the table shown_COLUMN: each spelling -> the most frequent one that normalises alike. False: all are as they stay."""

@@ -67,6 +67,7 @@ class _Arms:
     """Arms as arrays, key by key, the highest posterior mean first; `key` (arms,) is 0 .. keys - 1, `sizes` (keys,)."""
 
     table: DataFrame
+    order: np.ndarray  # arm -> row of the table; the table itself is not copied, for it may hold millions of texts
     key: np.ndarray
     sizes: np.ndarray
     clicks: np.ndarray
@@ -75,6 +76,10 @@ class _Arms:
     prior: Prior
     a: np.ndarray
     b: np.ndarray
+
+    def rows(self, arms: np.ndarray) -> DataFrame:
+        """What the log says of some arms."""
+        return self.table.iloc[self.order[arms]]
 
 
 def pairs_from_log(
@@ -136,7 +141,7 @@ def _arranged(arms: DataFrame, rules: PairRules) -> _Arms:
     a, b = prior.alpha(key) + clicks, prior.beta(key) + (n - clicks)
     text = pandas.factorize(arms["text"], sort=True)[0]
     order = np.lexsort((text, -log_odds(a, b)[0], key))  # the order of the log must not decide which of equals is capped
-    return _Arms(arms.iloc[order], key[order], np.bincount(key), clicks[order], n[order], text[order], prior, a[order], b[order])
+    return _Arms(arms, order, key[order], np.bincount(key), clicks[order], n[order], text[order], prior, a[order], b[order])
 
 
 def _sure_pairs(
@@ -170,13 +175,13 @@ def _prompts(data: _Arms, first: np.ndarray, rules: PairRules) -> dict[int, str]
     """The prompt of each key that has a pair."""
     starts = np.cumsum(data.sizes) - data.sizes
     keys = np.unique(data.key[first])
-    records = data.table.iloc[starts[keys]][list(KEY)].astype(str).to_dict("records")
+    records = data.rows(starts[keys])[list(KEY)].astype(str).to_dict("records")
     return {int(key): prompt_from_key(record, rules.template) for key, record in zip(keys, records, strict=True)}
 
 
 def _allowed(data, first, second, p, prompts, rules, gate, dropped) -> np.ndarray:
     """Which of the sure pairs stay, the surest first: policy, one judgement per prompt and texts, the false share, caps."""
-    texts = data.table["text"].to_numpy()
+    texts = dict(zip((used := np.unique(first)).tolist(), data.rows(used)["text"].tolist(), strict=True))
     broken: dict[int, list[str]] = {}
     directions = _directions(data, first, second, prompts)
     seen: set[tuple] = set()
@@ -221,7 +226,7 @@ def _directions(data: _Arms, first: np.ndarray, second: np.ndarray, prompts: dic
 
 def _rows(data: _Arms, first: np.ndarray, second: np.ndarray, p: np.ndarray, prompts: dict[int, str]) -> list[dict]:
     mean = data.a / (data.a + data.b)
-    one, two = data.table.iloc[first], data.table.iloc[second]
+    one, two = data.rows(first), data.rows(second)
     keys = zip(*(one[name].astype(str).tolist() for name in KEY), strict=True)
     numbers = zip(
         one["text"].tolist(), two["text"].tolist(), p, mean[first], mean[second], data.n[first], data.n[second], data.clicks[first], data.clicks[second],
@@ -253,7 +258,7 @@ def _cvr_losers(data: _Arms, first: np.ndarray, second: np.ndarray, rows: list[d
     """Rows whose chosen text converts worse with P > 0.9; each gets `p_cvr_worse`. Conversions above the clicks count as one a click."""
     if "conversions" not in data.table.columns or not len(first):
         return []
-    raw = data.table["conversions"].to_numpy(float)
+    raw = data.table["conversions"].to_numpy(float)[data.order]
     known = np.isfinite(raw) & (data.clicks > 0)
     both = np.flatnonzero(known[first] & known[second])
     if not len(both):
