@@ -98,11 +98,15 @@ NO_SHAPES: dict[str, tuple[tuple[str, str, str], tuple[str, str, str]]] = {
         ),
     ),
     "unknown": (
-        ("どの列がプロンプト・良い応答・悪い応答なのか、名前から分かりません。", "取り違えると逆のことを学びます。", _MAP[0]),
+        (
+            "どの列がプロンプト・良い応答・悪い応答なのか、名前から分かりません。",
+            "取り違えると逆のことを学びます。",
+            f"{_MAP[0]}（広告の配信ログなら --from-log）",
+        ),
         (
             "The names of the columns do not tell prompt, better and worse answer.",
             "Mixing them up would teach the opposite.",
-            _MAP[1],
+            f"{_MAP[1]} (An ad log: --from-log.)",
         ),
     ),
 }
