@@ -88,7 +88,7 @@ def test_before_trl_0_9_the_settings_of_dpo_go_to_the_trainer():
 
     names = ("eval_strategy", "learning_rate", "beta", "loss_type", "loss_weights", "max_length", "max_prompt_length")
     route = find_route(wanted(*names), Arguments, OldTrainer, own_sft=True)
-    assert route.config == {"evaluation_strategy": "steps", "learning_rate": 1e-3}
+    assert route.config == {"evaluation_strategy": "steps", "learning_rate": load_recipe("tiny").learning_rate}
     assert route.trainer == {"beta": 0.1, "loss_type": "sigmoid", "max_length": 256}
     assert route.done_by_us == ("max_prompt_length", "loss_weights")
     assert len(route.lines()) == 2 and all(" / " in line for line in route.lines())
