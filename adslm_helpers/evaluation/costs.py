@@ -65,7 +65,9 @@ def find_costs(metrics: dict[str, Any]) -> list[Cost]:
                 "Raise beta or train for a shorter time, and vary the wording of the chosen texts.",
             )
         )
-    elif is_worse(metrics, "identical_answers"):
+    elif is_worse(metrics, "identical_answers") and metrics["identical_answers_tuned"] > LEAST + metrics.get(
+        "identical_reference", 0.0
+    ):
         found.append(
             Cost(
                 "sameness",

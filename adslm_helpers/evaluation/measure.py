@@ -12,7 +12,7 @@ Keys of metrics.json, beside `model`, `synthetic_data` and the verdict. `*_ci95`
     wins_by_prompt, ties_by_prompt, losses_by_prompt, sign_test_p           each prompt counted once; exact, two-sided
     rubric_pass_*, rubric_gain (+ _ci95), checks_*, right_product_*
     obedience_base, obedience_tuned, obedience_difference (+ _ci95)         of what the brief states: product, selling point, length
-    degenerate_*, degenerate_kinds_*, identical_answers_*, identical_answers_difference (+ _ci95)
+    degenerate_*, degenerate_kinds_*, identical_answers_*, identical_answers_difference (+ _ci95), identical_reference
     mean_chars_*, length_difference (+ _ci95), length_ratio
     breach_base, breach_tuned, breach_difference (+ _ci95)                  share of ads that break a rule of severity 'error'
     breach_errors_*, breach_rules_*                                         {rule: texts} of severity 'error', and of every severity

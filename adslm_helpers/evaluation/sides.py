@@ -23,6 +23,7 @@ def side_metrics(rows: Sequence[dict], training: Sequence[dict], seed: int = 0) 
     return {
         **breach_metrics(rows, seed=seed),
         **diversity_metrics(rows, seed),
+        **identical_reference(training),
         **memorised_metrics(rows, (row[side] for row in training for side in ("chosen", "rejected")), seed),
         **keyword_metrics(rows, seed),
     }
@@ -66,6 +67,16 @@ def diversity_metrics(rows: Sequence[dict], seed: int = 0) -> dict[str, Any]:
     repeated = {side: identical_answers(prompts, [row[side] for row in rows]) for side in SIDES}
     same = [(row["tuned"].strip() in repeated["tuned"]) - (row["base"].strip() in repeated["base"]) for row in rows]
     return found | with_interval("identical_answers_difference", same, prompts, seed)
+
+
+def identical_reference(training: Sequence[dict]) -> dict[str, Any]:
+    """identical_reference: the share of the training's chosen texts that stand for two prompts. Briefs that differ in audience or channel
+    alone are rightly answered alike now and then: only what is above the data's own rate is sameness."""
+    if not training:
+        return {}
+    texts = [row["chosen"] for row in training]
+    repeated = identical_answers([str(row["prompt"]) for row in training], texts)
+    return {"identical_reference": round(sum(text.strip() in repeated for text in texts) / len(texts), 4)}
 
 
 def memorised_metrics(rows: Sequence[dict], training: Iterable[str], seed: int = 0) -> dict[str, Any]:

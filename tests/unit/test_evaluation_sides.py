@@ -7,6 +7,7 @@ import pytest
 from adslm_helpers.evaluation.sides import (
     breach_metrics,
     diversity_metrics,
+    identical_reference,
     keyword_metrics,
     memorised_metrics,
     side_metrics,
@@ -85,7 +86,13 @@ def test_key_terms_are_counted_where_a_question_has_some():
 
 def test_a_model_that_is_its_base_differs_in_nothing():
     rows = [row(n, f"靴{n}をお届けします", f"靴{n}をお届けします", keywords=[["靴"]]) for n in range(30)]
-    found = side_metrics(rows, [{"chosen": "靴3をお届けします", "rejected": "別の文"}])
+    found = side_metrics(rows, [{"prompt": "依頼", "chosen": "靴3をお届けします", "rejected": "別の文"}])
     differences = {key: value for key, value in found.items() if "_difference" in key}
     assert len(differences) >= 8
     assert all(value in (0.0, [0.0, 0.0]) for value in differences.values()), differences
+
+
+def test_the_data_s_own_rate_of_the_same_text_for_two_briefs():
+    rows = [{"prompt": f"依頼{n}", "chosen": "同じ文" if n < 2 else f"文{n}", "rejected": "x"} for n in range(10)]
+    again = [{"prompt": "依頼5", "chosen": "文5", "rejected": "y"}]  # the same brief twice is no second brief
+    assert identical_reference([*rows, *again]) == {"identical_reference": round(2 / 11, 4)} and identical_reference([]) == {}

@@ -188,3 +188,12 @@ def test_a_lead_within_noise_says_how_many_prompts_would_show_it():
     """Lead 5 points, interval 10 points to each side, 100 prompts: (10 / 5)^2 = 4 times as many reach the edge, twice that for power."""
     said = verdict(MEASURED | {"win_rate": 0.55, "win_rate_ci95": [0.45, 0.65], "n_prompts": 100, "sign_test_p": 0.4})
     assert said.code == "within_noise" and re.search(r"about 8[01]0 held-out prompts", said.next_steps[0][1])
+
+
+@pytest.mark.parametrize(("reference", "code"), [(0.0, "mixed"), (0.01, "mixed"), (0.036, "better")])
+def test_the_same_text_for_two_briefs_counts_only_above_the_rate_of_the_data_itself(reference, code):
+    numbers = {
+        "identical_answers_base": 0.0, "identical_answers_tuned": 0.04, "identical_answers_difference": 0.04,
+        "identical_answers_difference_ci95": [0.01, 0.07], "identical_reference": reference,
+    }  # fmt: skip
+    assert verdict({**FINE, **numbers}).code == code
