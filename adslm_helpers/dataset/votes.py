@@ -228,7 +228,7 @@ def _pair(tally: _Tally) -> dict:
 def share_above_half(one: int, two: int) -> float:
     """P(more than half of all people prefer the first) after `one` votes for it and `two` against, Beta(1, 1) before: exact.
 
-    P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a).
+    P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a) (Abramowitz and Stegun 26.5.24). One vote gives .75, three of three .9375.
     """
     size = one + two + 1
     if size > 10_000:  # whole numbers of thousands of digits; the normal curve is exact enough out there

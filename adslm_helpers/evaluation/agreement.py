@@ -22,16 +22,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def prob_majority(votes_for: int, votes_against: int) -> float:
-    """P(more than half of all people would vote for), after these votes and a flat Beta(1, 1) prior.
-
-    With whole numbers the beta distribution is a sum of binomials: P(Beta(a, b) > 1/2) = P(Bin(a + b - 1, 1/2) < a)
-    (Abramowitz and Stegun 26.5.24). One vote gives .75, three of three .9375.
-    """
-    a, trials = votes_for + 1, votes_for + votes_against + 1
-    return sum(math.comb(trials, k) for k in range(a)) / 2**trials
-
-
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float | None:
     """Agreement beyond chance of any number of raters, any of whom may have left units out; 1 perfect, 0 chance, below 0 worse.
 

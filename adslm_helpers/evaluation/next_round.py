@@ -10,11 +10,11 @@ from typing import Any
 
 from ..dataset.build import load_split
 from ..dataset.split import prompt_key
+from ..dataset.votes import share_above_half
 from ..errors import DataError
 from ..recipe import load_recipe, recipe_from_dict
 from ..run import Run, write_jsonl
 from ..run_names import checked_name
-from .agreement import prob_majority
 from .rating_result import FEW_DECIDED, majority
 from .ratings import Ratings, Vote, load_ratings
 
@@ -73,7 +73,7 @@ def ratings_to_pairs(run: Run) -> tuple[list[dict], dict[str, int]]:
     """The rated items as pairs, and the counts: 'rated' == 'pairs' + 'tie' + 'skip' + 'disagree' + 'empty'.
 
     A pair needs more than half of the votes on the item (skips left out). `p_win`: the posterior probability that more than half of all
-    people would choose so (`prob_majority`): .75 after one vote. `rated`: true marks rows whose prompt was held out before, and is
+    people would choose so (`share_above_half`): .75 after one vote. `rated`: true marks rows whose prompt was held out before, and is
     no test any more.
     """
     return _pairs(load_ratings(run), run.name)
@@ -165,7 +165,7 @@ def _pair(compared: dict, votes: list[Vote], run: str) -> tuple[str, dict | None
         "votes_chosen": sides[winner],
         "votes_rejected": sides[loser],
         "votes_tie": sides["tie"],
-        "p_win": round(prob_majority(sides[winner], sides[loser]), 4),
+        "p_win": round(share_above_half(sides[winner], sides[loser]), 4),
         "rated": True,
         "source": f"{run}/evaluation/ratings",
     }

@@ -12,9 +12,10 @@ import pytest
 from adslm_helpers.cli import build_parser
 from adslm_helpers.dataset.formats import read_rows
 from adslm_helpers.dataset.validate import validate
+from adslm_helpers.dataset.votes import share_above_half
 from adslm_helpers.errors import DataError, RunError
 from adslm_helpers.evaluation import rating_sheet, ratings
-from adslm_helpers.evaluation.agreement import krippendorff_alpha, percent_agreement, prob_majority, wilson_interval
+from adslm_helpers.evaluation.agreement import krippendorff_alpha, percent_agreement, wilson_interval
 from adslm_helpers.evaluation.blind_items import rating_items
 from adslm_helpers.evaluation.next_round import ratings_to_pairs, untouched_rows, write_next_round
 from adslm_helpers.evaluation.rating_result import majority, rating_summary
@@ -244,7 +245,7 @@ def test_the_interval_of_nothing_is_everything():
 @pytest.mark.parametrize(("votes", "p"), [((0, 0), 0.5), ((1, 0), 0.75), ((3, 0), 0.9375), ((2, 1), 0.6875), ((5, 5), 0.5)])
 def test_p_win_is_the_beta_posterior(votes, p):
     """Beta(2, 1): 1 - 1/4. Beta(4, 1): 1 - 1/16. Beta(3, 2): 11/16."""
-    assert prob_majority(*votes) == p
+    assert share_above_half(*votes) == p
 
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability": sections A, B and C; a dot is a unit that was left out.
@@ -429,7 +430,7 @@ def test_pairs_are_what_more_than_half_prefer_and_every_other_item_is_counted():
     rows, counts = ratings_to_pairs(run)
     assert counts == {"rated": 6, "pairs": 2, "tie": 1, "skip": 1, "disagree": 1, "empty": 1}
     assert [(row["chosen"], row["rejected"], row["p_win"]) for row in rows] == [
-        ("靴0、ご注文はこちら", "靴0です", prob_majority(2, 0)), ("靴4です", "靴4、ご注文はこちら", prob_majority(1, 0)),
+        ("靴0、ご注文はこちら", "靴0です", share_above_half(2, 0)), ("靴4です", "靴4、ご注文はこちら", share_above_half(1, 0)),
     ]  # fmt: skip
 
 

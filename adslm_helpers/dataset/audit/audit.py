@@ -65,16 +65,13 @@ class Audit:
 
     def to_dict(self) -> dict:
         """Plain JSON values."""
-        return {**self.summary(), "findings": [finding.to_dict() for finding in self.findings]}
-
-    def summary(self) -> dict:
-        """`to_dict` without the findings."""
         return {
             "passed": self.passed,
             "trustworthy": self.trustworthy,
             "verdict_ja": self.verdict_ja,
             "verdict_en": self.verdict_en,
             "counts": dict(self.counts),
+            "findings": [finding.to_dict() for finding in self.findings],
         }
 
     def lines(self) -> list[str]:
