@@ -35,6 +35,23 @@ class DpoRecipe:
     load_in_4bit: bool = False
     """NF4 base weights by bitsandbytes (about 0.5 byte a weight). Costs speed; buys memory."""
 
+    # --- how it is trained -----------------------------------------------------------------------------------------
+    engine: str = "trl"
+    """'fast': our own trainer, the prompt read once for both answers; 'trl': TRL's DPOTrainer. The losses are the same."""
+    method: str = "dpo"
+    """'dpo', or 'preference_guided': DPO and a pull towards the margins of a teacher that sees an instruction (engine 'fast' only)."""
+    preference_text: str = ""
+    """preference_guided: the instruction that the teacher sees. Empty with no prompt_embeddings: the teacher sees nothing."""
+    preference_placement: str = "user_end"
+    """Where the instruction goes: 'user_end' after the user's words, 'system' as (or before) the system message, 'prefix' as bare
+    tokens before the whole prompt."""
+    prompt_embeddings: str = ""
+    """preference_guided: a file of learned vectors that stand before the prompt in place of preference_text ('embedding mode')."""
+    alpha: float = 0.1
+    """preference_guided: weight of the aligned loss, 0-10; 0.05-0.2 is usual. At the start its pull is 2 x alpha of DPO's."""
+    teacher: str = "reference"
+    """preference_guided: who sees the instruction. 'reference': the untouched model, scored once; 'policy': the model as it is now."""
+
     # --- LoRA --------------------------------------------------------------------------------------------------
     lora_r: int = 16
     """Rank, 1-256. More learns more and forgets more."""
@@ -57,6 +74,9 @@ class DpoRecipe:
     """0-0.5, the share of labels believed to be flipped; used by loss_type 'robust'."""
     use_p_win: bool = False
     """Pairs from an ad log or from votes know how sure they are (`p_win`). True: loss 'robust' with label_smoothing = mean(1 - p_win)."""
+
+    weight_by_p_win: bool = False
+    """True: each pair's loss counts by 2 p_win - 1, divided by the mean of that over the training pairs (engine 'fast' only)."""
 
     # --- optimisation ------------------------------------------------------------------------------------------
     learning_rate: float = 5e-6

@@ -14,6 +14,10 @@ from .foreign_text import brief
 LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+ENGINES = ("fast", "trl")
+METHODS = ("dpo", "preference_guided")
+PLACEMENTS = ("user_end", "system", "prefix")
+TEACHERS = ("reference", "policy")
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -65,11 +69,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_length": (16, 32768), "max_prompt_length": (8, 32768), "eval_fraction": (0.01, 0.5), "logging_steps": (1, 10**6),
     "evals_per_run": (1, 100), "save_steps": (1, 10**6), "eval_prompts": (1, 10**5), "samples_per_prompt": (1, 100),
     "watch_prompts": (0, 1000), "recoveries": (0, 20), "temperature": (0, 2), "top_p": (0.01, 1), "max_new_tokens": (1, 4096),
+    "alpha": (0, 10),
 }  # fmt: skip
 CHOICES = {
     "loss_type": LOSS_TYPES,
     "dtype": DTYPES,
     "device": DEVICES,
+    "engine": ENGINES,
+    "method": METHODS,
+    "preference_placement": PLACEMENTS,
+    "teacher": TEACHERS,
     "lr_scheduler_type": ("cosine", "linear", "constant_with_warmup"),
 }
 
@@ -120,4 +129,15 @@ def problems(recipe: Any) -> typing.Iterator[tuple[str, str]]:
         yield (
             f"use_p_win = true は loss_type = {recipe.loss_type!r} では使えません。→ loss_type を 'sigmoid' か 'robust' にしてください。",
             f"use_p_win = true does not go with loss_type = {recipe.loss_type!r}. -> Set loss_type to 'sigmoid' or 'robust'.",
+        )
+    for name, wanted in (("method", recipe.method != "dpo"), ("weight_by_p_win", recipe.weight_by_p_win)):
+        if wanted and recipe.engine != "fast":
+            yield (
+                f"{name} = {getattr(recipe, name)!r} は TRL にはありません。→ engine を 'fast' にしてください。",
+                f"{name} = {getattr(recipe, name)!r} is not known to TRL. -> Set engine to 'fast'.",
+            )
+    if recipe.preference_text and recipe.prompt_embeddings:
+        yield (
+            "preference_text と prompt_embeddings の両方が指定されています。→ どちらか一方を空にしてください。",
+            "Both preference_text and prompt_embeddings are given. -> Leave one of them empty.",
         )

@@ -19,8 +19,10 @@ from ..models.plan import plan_run
 from ..models.skipped import Skipped
 from ..recipe import DpoRecipe
 from ..run import Run, write_json
+from . import trl_api
 from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step_of, train_from
 from .drift import drift_watch
+from .fast import trainer as fast_trainer
 from .finite import NotFiniteError, NumberGuard
 from .health import health_watch
 from .history import HISTORY, Alarm, read_history, write_alarm
@@ -30,7 +32,7 @@ from .prompts import EncodedPairs, encode_pairs
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
 from .snapshots import Ending, choose_ending, last_healthy_step, load_ending
-from .trl_api import build_trainer, readable_checkpoints
+from .trl_api import readable_checkpoints
 
 _OF_NUMBERS = ("float32", "half_learning_rate")
 
@@ -151,6 +153,7 @@ def _try(
 
     def build(one: LoadedModel) -> Any:
         pairs = (sides["train"].pairs, sides["eval"].pairs)
+        build_trainer = fast_trainer.build_trainer if recipe.engine == "fast" else trl_api.build_trainer
         trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
         return trainer
 

@@ -20,6 +20,7 @@ from ..environment.packages import hide_old_torchao
 from ..errors import TrainingError
 from ..models.loading import lora_config
 from ..recipe import DpoRecipe
+from .accumulation import repair_accumulation
 from .prompts import EncodedPair, score_rows
 from .settings import trainer_settings
 from .tiles import use_small_tiles
@@ -96,7 +97,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; history.jsonl has them all
     _check_scored(trainer, train_pairs)
     told = route.lines() + (check_forward(trainer) if old else [])
-    _repair_accumulation(trainer)
+    repair_accumulation(trainer)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             # TRL makes the adapter of a 4-bit model bfloat16: at small learning rates it then stands still
@@ -213,35 +214,6 @@ def _check_scored(trainer: Any, pairs: Sequence[EncodedPair]) -> None:
             "この TRL は、表示したものと別のトークンを採点します。→ ノートブック 00 の修復で、試験済みの TRL を入れてください。",
             "This TRL scores other tokens than those shown. -> Install a tested TRL by the repair in notebook 00.",
         )
-
-
-def _repair_accumulation(trainer: Any) -> None:
-    """Makes every micro-batch weigh 1 / gradient_accumulation_steps in the gradient.
-
-    transformers 5.4 and 5.5 divide twice; TRL 0.12 with transformers 4.46 does not divide at all. So one training step is taken with
-    a loss of 1 and no backward pass, what reaches the accelerator is looked at, and the accelerator divides by the rest.
-    """
-    import torch
-
-    steps = trainer.args.gradient_accumulation_steps
-    trainer.model_accepts_loss_kwargs = False  # DPO's loss is a mean over pairs: the number of tokens must not scale it
-    if steps == 1:
-        return
-    seen: list[float] = []
-    trainer.current_gradient_accumulation_steps = steps  # set by the training loop in newer versions
-    trainer.compute_loss = lambda *args, **options: torch.ones((), device=trainer.args.device)
-    trainer.accelerator.backward = lambda loss, **options: seen.append(loss.item())
-    try:
-        trainer.training_step(trainer.model, {"probe": torch.zeros(1)})
-    finally:
-        del trainer.compute_loss, trainer.accelerator.backward
-    rest = round(seen[0] * steps)
-    if rest not in (1, steps):
-        raise TrainingError(
-            f"この transformers は勾配の累積を {seen[0]:.3g} 倍にします（{steps} 回）。→ gradient_accumulation_steps を 1 にしてください。",
-            f"This transformers scales accumulated gradients by {seen[0]:.3g} ({steps} steps). -> Set gradient_accumulation_steps to 1.",
-        )
-    trainer.accelerator.gradient_accumulation_steps = rest
 
 
 def _refuse_unknown_loss(name: str, config_class: type, trainer_class: type) -> None:

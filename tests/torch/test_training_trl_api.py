@@ -15,6 +15,7 @@ from adslm_helpers.recipe import load_recipe
 from adslm_helpers.training import trl_api
 from adslm_helpers.training.prompts import encode_pairs
 from adslm_helpers.training.settings import total_steps, trainer_settings
+from adslm_helpers.training.accumulation import repair_accumulation
 from adslm_helpers.training.trl_api import build_trainer, find_route, readable_checkpoints
 
 CPU = Probe(kind="cpu", name="CPU", memory_gb=16, torch="2.13.0")
@@ -194,7 +195,7 @@ def test_every_micro_batch_weighs_its_share_whoever_divides(handed, divisor):
     trainer = SimpleNamespace(args=SimpleNamespace(gradient_accumulation_steps=4, device="cpu"), model=None)
     trainer.accelerator = SimpleNamespace(gradient_accumulation_steps=4)
     trainer.training_step = lambda model, inputs: trainer.accelerator.backward(trainer.compute_loss(model, inputs) * handed)
-    trl_api._repair_accumulation(trainer)
+    repair_accumulation(trainer)
     assert trainer.accelerator.gradient_accumulation_steps == divisor
     assert handed / divisor == 0.25 and not hasattr(trainer, "compute_loss") and not hasattr(trainer.accelerator, "backward")
 
@@ -204,7 +205,7 @@ def test_a_scale_that_nobody_can_repair_is_refused():
     trainer.accelerator = SimpleNamespace(gradient_accumulation_steps=4)
     trainer.training_step = lambda model, inputs: trainer.accelerator.backward(trainer.compute_loss(model, inputs) * 3)
     with pytest.raises(TrainingError, match="accumulated"):
-        trl_api._repair_accumulation(trainer)
+        repair_accumulation(trainer)
 
 
 def test_two_halves_make_the_gradient_of_the_whole(trainer_of):
