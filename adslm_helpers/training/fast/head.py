@@ -37,12 +37,12 @@ class TiledHead:
         return _function().apply(hidden, self.weight, self.bias, targets, size), self._mean_logits(hidden.detach())
 
     def _mean_logits(self, hidden: Tensor) -> Tensor:
-        """Without any logit: the product with the mean row of the head."""
+        """Without any logit: the product with the mean row of the head, which autocast would round."""
         import torch
 
         if self._mean is None:
             self._mean = self.weight.detach().mean(0, dtype=torch.float32)
-        return hidden.float() @ self._mean + (0.0 if self.bias is None else self.bias.detach().float().mean())
+        return (hidden.float() * self._mean).sum(-1) + (0.0 if self.bias is None else self.bias.detach().float().mean())
 
 
 class OwnHead:
