@@ -54,9 +54,9 @@ def step_cost(recipe: DpoRecipe, rows: Sequence[dict], steps: int = 15) -> StepC
     """
     loaded = load_model(recipe)
     plain, taught = encode_guided(loaded.tokenizer, rows, recipe, loaded.model)
-    teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": []})
+    teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": taught[:1]})
     with tempfile.TemporaryDirectory() as folder:
-        build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, [], Path(folder) / "training", ())
+        build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, plain.pairs[:1], Path(folder) / "training", ())
         trainer, _ = build_trainer(*build, teacher=teacher)
         return _measured(trainer, recipe, teacher, steps)
 
