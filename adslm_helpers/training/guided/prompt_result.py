@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,31 +141,29 @@ def measured(
 
 
 def spoken_texts(model: Any, tokenizer: Any, rows: Sequence[dict], recipe: DpoRecipe) -> list[dict[str, Any]]:
-    """A few held-out prompts answered by the model without and with its vectors (by PEFT's own generate), same seed."""
-    asked = [
-        one.prompt
-        for one, _ in watched_prompts(tokenizer, rows, replace(recipe, watch_prompts=min(recipe.watch_prompts, _MOST_TEXTS)))
-    ]
-    if not asked:
-        return []
+    """A few held-out prompts answered by the model without and with its vectors (by PEFT's own generate), same seed.
+
+    One prompt at a time: PEFT drops the positions of a padded batch, and the vectors would stand further away than they were trained.
+    """
+    watched = watched_prompts(tokenizer, rows, replace(recipe, watch_prompts=min(recipe.watch_prompts, _MOST_TEXTS)))
+    prompts = [asked.prompt for asked, _ in watched]
     base = model.get_base_model()
     base.config.use_cache = True
-    options = {
-        "seed": recipe.seed,
-        "temperature": recipe.temperature,
-        "top_p": recipe.top_p,
-        "max_new_tokens": recipe.max_new_tokens,
-    }
-    answers = {side: generate_texts(one, tokenizer, asked, **options) for side, one in (("without", base), ("with", model))}
+    options = {name: getattr(recipe, name) for name in ("seed", "temperature", "top_p", "max_new_tokens")}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Position ids are not supported")  # they count up from 0, which is what is wanted
+        without, with_vectors = (generate_texts(one, tokenizer, prompts, batch_size=1, **options) for one in (base, model))
     return [
         {
             "prompt": prompt,
-            **{side: answers[side][i].text for side in answers},
+            "without": bare.text,
+            "with": led.text,
             "broken": {
-                side: find_degeneration(found[i].text, prompt=prompt, stopped=found[i].stopped) for side, found in answers.items()
+                "without": find_degeneration(bare.text, prompt=asked.text, stopped=bare.stopped),
+                "with": find_degeneration(led.text, prompt=asked.text, stopped=led.stopped),
             },
         }
-        for i, prompt in enumerate(asked)
+        for (asked, _), prompt, bare, led in zip(watched, prompts, without, with_vectors, strict=True)
     ]
 
 
