@@ -24,11 +24,12 @@ from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step
 from .drift import drift_watch
 from .fast import trainer as fast_trainer
 from .finite import NotFiniteError, NumberGuard
+from .guided.teacher import encode_guided, make_teacher
 from .health import health_watch
 from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
-from .prompts import EncodedPairs, encode_pairs
+from .prompts import EncodedPair, EncodedPairs, encode_pairs
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
 from .snapshots import Ending, choose_ending, last_healthy_step, load_ending
@@ -134,7 +135,7 @@ def _try(
     loaded.skipped = [*attempt.skipped, *loaded.skipped]
     attempt.model, attempt.plan, attempt.phase = loaded.name, loaded.plan, "training"
     attempt.facts = facts_from_config(loaded.model.config)
-    sides = _encoded(run, loaded, recipe)
+    sides, taught = _encoded(run, loaded, recipe)
     checkpoint = last_valid(run.training) if resume else None
     start = step_of(checkpoint) if checkpoint else 0
     finite = FiniteGuard()
@@ -154,7 +155,10 @@ def _try(
     def build(one: LoadedModel) -> Any:
         pairs = (sides["train"].pairs, sides["eval"].pairs)
         build_trainer = fast_trainer.build_trainer if recipe.engine == "fast" else trl_api.build_trainer
-        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        guided = {"teacher": make_teacher(recipe, one.model, taught)} if taught else {}
+        trainer, done_by_us[:] = build_trainer(
+            recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers, **guided
+        )
         return trainer
 
     trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
@@ -204,11 +208,15 @@ def evaluated_at(step: int, history: list[dict]) -> bool:
     return any("eval_loss" in row and row["step"] == step for row in history)
 
 
-def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> dict[str, EncodedPairs]:
-    sides = {
-        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
-        for side in ("train", "eval")
-    }
+def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> tuple[dict[str, EncodedPairs], dict[str, list[EncodedPair]]]:
+    """Both sides of the split, and the same pairs as a teacher reads them: none where the method has no teacher."""
+    sides, taught = {}, {}
+    for side in ("train", "eval"):
+        rows = load_split(run, side)
+        if recipe.method == "preference_guided":
+            sides[side], taught[side] = encode_guided(loaded.tokenizer, rows, recipe, loaded.model)
+        else:
+            sides[side] = encode_pairs(loaded.tokenizer, rows, recipe.max_length, recipe.max_prompt_length)
     for side, encoded in sides.items():
         if not encoded.pairs:
             reasons = "\n".join(encoded.lines(side))
@@ -216,7 +224,7 @@ def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> dict[str, Enco
                 f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
                 f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
             )
-    return sides
+    return sides, taught
 
 
 def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None:

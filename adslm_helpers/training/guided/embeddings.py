@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KEYS = ("prompt_embeddings", "embeddings", "weight")
 """Names that the tensor of a file may have: the last is an nn.Embedding's state dict."""
+FILE = "prompt_embeddings.pt"
+"""Its name in a run folder."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LARGEST = 64 << 20
 """Bytes of the largest file that is read: 4096 vectors of 4096 numbers. Usual are 8 to 100 vectors, less than 1 MiB."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,7 @@ def margins_of(
     """
     plain, taught = encode_guided(tokenizer, rows, recipe, model)
     prefix, head, found = prefix_of(recipe, model), tiled_head(model), []
-    off = getattr(model, "disable_adapter", contextlib.nullcontext)
+    adapted = hasattr(model, "disable_adapter")
     was_training = model.training
     model.eval()
     try:
@@ -76,8 +75,10 @@ def margins_of(
             one, other = plain.pairs[start : start + _PAIRS], taught[start : start + _PAIRS]
             batches = [_laid_out(model, tokenizer, one, None), _laid_out(model, tokenizer, other, prefix)]
             tuned = [_margins(model, batch, head, vectors) for batch, vectors in batches]
-            with off():
-                base = [_margins(model, batch, head, vectors) for batch, vectors in batches]
+            base = tuned
+            if adapted:
+                with model.disable_adapter():
+                    base = [_margins(model, batch, head, vectors) for batch, vectors in batches]
             found += [
                 PairMargins(pair.prompt_text, pair.chosen, pair.rejected, *values)
                 for pair, *values in zip(one, *base, *tuned, strict=True)
