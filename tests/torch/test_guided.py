@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen2Config
 
 from adslm_helpers.dataset.samples import sample_pairs
+from adslm_helpers.evaluation.evaluate import evaluate
 from adslm_helpers.models.loading import load_model
 from adslm_helpers.models.tiny import build_model
 from adslm_helpers.training.fast.layout import lay_out
@@ -26,6 +27,7 @@ from adslm_helpers.training.guided.step_cost import step_cost
 from adslm_helpers.training.guided.teacher import encode_guided, make_teacher
 from adslm_helpers.training.maths import sequence_logps
 from adslm_helpers.training.prompts import collate
+from adslm_helpers.training.train import train
 
 from .conftest import SMALL
 
@@ -268,3 +270,23 @@ def test_the_cost_of_a_step_is_measured_on_steps_that_differ_in_the_teacher_alon
     assert len(cost.plain) == len(cost.guided) == 2 and cost.ratio > 0 and cost.teacher_pass > 0 and cost.pairs == 8
     assert len(cost.lines()) == 2
     assert len(step_cost(replace(guided, teacher="policy"), ROWS[:8], steps=1).lines()) == 1
+
+
+def test_an_evaluation_says_what_the_teacher_read_and_does_not_need_it_any_more(guided, run, tmp_path):
+    """The file of the vectors may be gone, or of another model, when somebody evaluates later."""
+    file = write_prompt_embeddings(tmp_path / "prompt_embeddings.pt", torch.randn(3, SMALL["hidden_size"]))
+    train(run, replace(guided, preference_text="", prompt_embeddings=str(file), max_steps=2))
+    found = evaluate(run)
+    told = found.metrics["guided"]
+    assert (
+        told["n_pairs"] == 8 and told["shift"] != 0 and told["alpha"] == guided.alpha and told["prompt_embeddings"] == str(file)
+    )
+    assert told["learned"] * guided.beta == pytest.approx(found.metrics["reward_margin"], abs=2e-4)
+    file.unlink()
+    again = evaluate(run)
+    assert again.metrics["win_rate"] == found.metrics["win_rate"] and "shift" not in again.metrics["guided"]
+    page = again.report.read_text(encoding="utf-8")
+    assert (
+        "preference_guided: alpha 0.2, teacher reference" in page
+        and "prompt_embeddings.pt" in again.metrics["guided"]["not_measured"][1]
+    )
