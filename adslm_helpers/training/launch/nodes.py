@@ -38,7 +38,7 @@ class Node:
         return self.cpu or self.host in (*_ONLY_HERE, own, own.partition(".")[0])
 
     def __str__(self) -> str:
-        return f"{self.host}:{','.join(map(str, self.slots))}"
+        return f"{CPU}:{len(self.slots)}" if self.cpu else f"{self.host}:{','.join(map(str, self.slots))}"
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
