@@ -8,8 +8,9 @@ from typing import Any
 
 from .errors import RecipeError
 from .foreign_text import brief, harmless
+from .preference_text import PREFERENCE_TEXT
 from .recipe import _HINTS
-from .recipe_rules import PREFERENCE_TEXT, RANGES, coerce
+from .recipe_rules import RANGES, coerce
 
 MODE = "TRAINING_MODE"
 MODES = ("text", "embedding")

@@ -88,19 +88,19 @@ def _processes(text: str) -> Node:
 def _node(text: str, part: str) -> Node:
     host, colon, numbers = part.partition(":")
     if not _HOST.fullmatch(host) or host.isdigit():
-        raise _refused(text, f"{host!r} はマシンの名前ではありません", f"{host!r} is no name of a machine")
+        raise _refused(text, f"{brief(host)} はマシンの名前ではありません", f"{brief(host)} is no name of a machine")
     if not colon or not numbers:
-        raise _refused(text, f"{host} に GPU の番号がありません", f"{host} has no GPU number")
+        raise _refused(text, f"{brief(host)} に GPU の番号がありません", f"{brief(host)} has no GPU number")
     if ":" in numbers:
         raise _refused(
             text,
-            f"{part!r} にポートがあります。ポートは --port で指定します",
-            f"{part!r} has a port in it: that is what --port is for",
+            f"{brief(part)} にポートがあります。ポートは --port で指定します",
+            f"{brief(part)} has a port in it: that is what --port is for",
         )
     slots = numbers.split(",")
     for slot in slots:
         if not _SLOT.fullmatch(slot):
-            raise _refused(text, f"{slot!r} は GPU の番号ではありません", f"{slot!r} is no number of a GPU")
+            raise _refused(text, f"{brief(slot)} は GPU の番号ではありません", f"{brief(slot)} is no number of a GPU")
     found = tuple(map(int, slots))
     for slot in found:
         if found.count(slot) > 1:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,9 +21,19 @@ _PATIENCE_S = 60
 """After a Ctrl-C: time to finish a step and to save it. torchrun itself gives its processes 30 seconds."""
 
 
-def asked_for(environ: Any) -> str:
+def asked_for(environ: Mapping[str, str]) -> str:
     """What GPU_NODES asks for, '' where it is unset or where this process is already one of a launcher's."""
     return "" if environ.get("RANK") or environ.get("LOCAL_RANK") else environ.get(VARIABLE, "").strip()
+
+
+def check_started(environ: Mapping[str, str]) -> None:
+    """Raises TrainingError in a process that was started with fewer others than the launch asked for: it would train on alone, in silence."""
+    expected, there = environ.get(EXPECTED), environ.get("WORLD_SIZE") or "1"
+    if expected and expected != there:
+        raise TrainingError(
+            f"{expected} プロセスのはずが {there} プロセスで起動されました。→ --with torchrun を使うか、環境変数 {EXPECTED} を消してください。",
+            f"{expected} processes were asked for and {there} started. -> Use --with torchrun, or unset {EXPECTED}.",
+        )
 
 
 def run_launch(launch: Launch, say: Callable[[str], None] = print, output: Any = None) -> int:
