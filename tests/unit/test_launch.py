@@ -73,7 +73,7 @@ def test_what_is_no_list_of_gpus_is_refused_in_words(text, word):
 
 
 COMMANDS = [
-    ("localhost:1,2", "torchrun", ["CUDA_VISIBLE_DEVICES=1,2 torchrun --standalone --nproc_per_node 2 -m adslm_helpers train --run ddp --preset smoke"]),
+    ("localhost:1,2", "torchrun", ["CUDA_VISIBLE_DEVICES=1,2 torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train --run ddp --preset smoke"]),
     ("localhost:1,2", "accelerate", [
         "ADSLM_WORLD_SIZE=2 accelerate launch --multi_gpu --gpu_ids 1,2 --num_processes 2 --num_machines 1 --main_process_port 29500 "
         "--mixed_precision no --dynamo_backend no -m adslm_helpers train --run ddp --preset smoke"]),
@@ -82,16 +82,16 @@ COMMANDS = [
         "--deepspeed zero2"]),
     ("node1:0,1,node2:0", "torchrun", [
         "CUDA_VISIBLE_DEVICES=0,1 torchrun --nnodes 2 --node_rank 0 --nproc_per_node 2 --master_addr node1 --master_port 29500 "
-        "-m adslm_helpers train --run ddp --preset smoke",
+        "-m -- adslm_helpers train --run ddp --preset smoke",
         "CUDA_VISIBLE_DEVICES=0 torchrun --nnodes 2 --node_rank 1 --nproc_per_node 1 --master_addr node1 --master_port 29500 "
-        "-m adslm_helpers train --run ddp --preset smoke"]),
+        "-m -- adslm_helpers train --run ddp --preset smoke"]),
     ("node1:0,1@node2:2,3", "accelerate", [
         f"ADSLM_WORLD_SIZE=4 accelerate launch --multi_gpu --gpu_ids {gpus} --num_processes 4 --num_machines 2 --machine_rank {rank} "
         "--main_process_ip node1 --main_process_port 29500 --mixed_precision no --dynamo_backend no -m adslm_helpers train --run ddp --preset smoke"
         for rank, gpus in enumerate(("0,1", "2,3"))]),
-    ("cpu:2", "torchrun", ["CUDA_VISIBLE_DEVICES='' torchrun --standalone --nproc_per_node 2 -m adslm_helpers train --run ddp --preset smoke"]),
+    ("cpu:2", "torchrun", ["CUDA_VISIBLE_DEVICES='' torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train --run ddp --preset smoke"]),
     ("cpu:2", "deepspeed", [
-        "CUDA_VISIBLE_DEVICES='' DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 -m adslm_helpers train --run ddp --preset smoke "
+        "CUDA_VISIBLE_DEVICES='' DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train --run ddp --preset smoke "
         "--deepspeed zero2"]),
     ("localhost:3", "torchrun", ["CUDA_VISIBLE_DEVICES=3 python -m adslm_helpers train --run ddp --preset smoke"]),
     ("localhost:3", "accelerate", ["CUDA_VISIBLE_DEVICES=3 python -m adslm_helpers train --run ddp --preset smoke"]),

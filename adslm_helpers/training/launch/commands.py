@@ -153,7 +153,8 @@ def _torchrun(
             *("--master_addr", nodes[0].host, "--master_port", str(port)),
         ]
     environment = _visible(node) | _threads(node, os.environ if environ is None else environ)
-    return Command(node.host, ("torchrun", *where, "-m", PROGRAM, *arguments), environment)
+    # The two dashes: argparse before Python 3.12.7 takes our --run for an ambiguous --run-path or --run_path of torchrun's, and stops.
+    return Command(node.host, ("torchrun", *where, "-m", "--", PROGRAM, *arguments), environment)
 
 
 def _accelerate(
