@@ -21,7 +21,6 @@ FIELDS = {
     "LEARNING_RATE": "learning_rate",
     "NUM_EPOCHS": "num_train_epochs",
     "NUM_TRAIN_EPOCHS": "num_train_epochs",
-    "MAX_STEPS": "max_steps",
     "BATCH_SIZE": "per_device_train_batch_size",
     "PER_DEVICE_BATCH_SIZE": "per_device_train_batch_size",
     "PER_DEVICE_TRAIN_BATCH_SIZE": "per_device_train_batch_size",
@@ -99,8 +98,8 @@ def guide_overrides(environ: Mapping[str, str]) -> Overrides:
             )
         values[key] = value
         lines.append(f"{name} -> {key} = {value}{_NOTES.get(name, '')}")
-    model = next((given[name] for name in MODELS if name in given), "")
-    lines += [f"{name} -> models: {harmless(model)}" for name in MODELS if given.get(name) == model and model]
+    model, said = _model(given)
+    lines += said
     lines += [f"{name}: {ja} / no counterpart: {en}" for name, (ja, en) in INSTEAD.items() if name in given]
     return Overrides(values, lines, model)
 
@@ -138,16 +137,27 @@ def _mode(given: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     return {**values, "preference_text": "", "prompt_embeddings": path}, lines
 
 
+def _model(given: Mapping[str, str]) -> tuple[str, list[str]]:
+    named = {name: given[name] for name in MODELS if name in given}
+    if len(set(named.values())) > 1:
+        shown = ", ".join(f"{name}={brief(value)}" for name, value in named.items())
+        raise RecipeError(
+            f"モデルが変数によって違います（{shown}）。→ 1つにしてください。",
+            f"The variables name several models ({shown}). -> Keep one of them.",
+        )
+    return next(iter(named.values()), ""), [f"{name} -> models: {harmless(value)}" for name, value in named.items()]
+
+
 def _checked(name: str, key: str, text: str) -> Any:
     """The text as the field's type and in its range; raises RecipeError with the variable's name."""
-    low, high = RANGES.get(key, (float("-inf"), float("inf")))
+    low, high = RANGES[key]
     try:
         value = coerce(key, _HINTS[key], text)
         if low <= value <= high:
             return value
     except RecipeError:
         pass
-    kind, span = _HINTS[key].__name__, f"{low} - {high}" if key in RANGES else ""
+    kind, span = _HINTS[key].__name__, f"{low} - {high}"
     raise RecipeError(
         f"環境変数 {name} = {brief(text)} は {key}（{kind} {span}）に使えません。→ 直すか、変数を消してください。",
         f"The variable {name} = {brief(text)} cannot be {key} ({kind} {span}). -> Correct it, or unset it.",
