@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import gc
 import inspect
+import json
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,8 +78,12 @@ def measure(cell: Cell) -> Iterator[dict[str, Any]]:
     dtype = torch.bfloat16 if cell.large else torch.float32
     steps = [step_operations(cell.facts, batch, RANK) for batch in batches]
     reference = [reference_operations(cell.facts, batch) for batch in batches]
-    base = make_model(cell)
-    tiles = _better_tiles(cell, base, pairs)
+    base = None if cell.in_4bit else make_model(cell)  # a quantised model is loaded anew for each run
+
+    def model() -> Any:
+        return make_model(cell) if base is None else copy.deepcopy(base)
+
+    tiles = _better_tiles(cell, model, pairs)
     yield {"tiles": tiles}
     for number in range(cell.rounds):
         rates = measured_rates(cell.facts, batches[0], RANK, cell.device, dtype)
@@ -92,25 +99,27 @@ def measure(cell: Cell) -> Iterator[dict[str, Any]]:
         # The order turns, so that no engine always follows the same one.
         engines = cell.engines[number % len(cell.engines) :] + cell.engines[: number % len(cell.engines)]
         for engine in engines:
-            yield {"round": number, "engine": engine, **one_run(cell, engine, base, pairs, tiles)}
+            yield {"round": number, "engine": engine, **one_run(cell, engine, model, pairs, tiles)}
 
 
-def _better_tiles(cell: Cell, base: Any, pairs: Sequence[Any]) -> list[int] | None:
+def _better_tiles(cell: Cell, model: Callable[[], Any], pairs: Sequence[Any]) -> list[int] | None:
     """The tiles with which TRL is quicker, found on one step each, which also warm everything up; None for a TRL without tiles."""
     first = pairs[: cell.batch]
-    one_run(cell, FAST, base, first, None)
+    one_run(cell, FAST, model, first, None)
     if not has_tiles() or cell.device == "cuda":
-        one_run(cell, BEST, base, first, None)
+        one_run(cell, BEST, model, first, None)
         return None
-    return min(([*tiles] for tiles in (LARGE_TILES, SMALL_TILES)), key=lambda t: one_run(cell, BEST, base, first, t)["wall"][0])
+    return min(([*tiles] for tiles in (LARGE_TILES, SMALL_TILES)), key=lambda t: one_run(cell, BEST, model, first, t)["wall"][0])
 
 
-def one_run(cell: Cell, engine: str, base: Any, pairs: Sequence[Any], tiles: Sequence[int] | None) -> dict[str, Any]:
+def one_run(
+    cell: Cell, engine: str, model: Callable[[], Any], pairs: Sequence[Any], tiles: Sequence[int] | None
+) -> dict[str, Any]:
     """Seconds of every step, wall and CPU, of the reference pass on the same pairs, the losses, and on a GPU the peak in MiB."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer, reference = build(cell, engine, base, pairs, tiles, Path(folder))
+        trainer, reference = build(cell, engine, model(), pairs, tiles, Path(folder) / "training")
         marks = _marks(cell.device)
         trainer.add_callback(marks)
         trainer.train()
@@ -132,9 +141,9 @@ def one_run(cell: Cell, engine: str, base: Any, pairs: Sequence[Any], tiles: Seq
 
 
 def build(
-    cell: Cell, engine: str, base: Any, pairs: Sequence[Any], tiles: Sequence[int] | None, folder: Path
+    cell: Cell, engine: str, model: Any, pairs: Sequence[Any], tiles: Sequence[int] | None, folder: Path
 ) -> tuple[Any, list[float]]:
-    """A trainer of this engine on a copy of the model, and (wall, CPU) seconds of its reference pass; zeros where it has none."""
+    """A trainer of this engine, and (wall, CPU) seconds of its reference pass; zeros where it has none."""
     import torch
 
     from adslm_helpers.environment.device import DevicePlan
@@ -143,7 +152,6 @@ def build(
 
     if cell.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    model = make_model(cell) if cell.in_4bit else copy.deepcopy(base)
     plan = DevicePlan(
         cell.device, "bfloat16" if cell.large else "float32", cell.large, False, "", "", None, "", pad_to_multiple_of=None
     )
@@ -159,19 +167,19 @@ def build(
 
 @contextlib.contextmanager
 def timed_reference(n_pairs: int) -> Iterator[list[float]]:
-    """Inside, seconds that our engine's reference pass over the training pairs takes are added to the list."""
-    import adslm_helpers.training.fast.trainer as fast_trainer
+    """Inside, seconds that our engine's reference pass over the training pairs takes, its key and its file included, are put into the list."""
+    from adslm_helpers.training.fast import trainer as fast_trainer
 
-    spent, own = [0.0, 0.0], fast_trainer.reference_logps
+    spent, own = [0.0, 0.0], fast_trainer.kept_logps
 
     def timed(trainer: Any, pairs: Sequence[Any], *rest: Any, **options: Any) -> Any:
-        began = _now(str(trainer.args.device))
+        began = _now(trainer.args.device.type)
         found = own(trainer, pairs, *rest, **options)
         if len(pairs) == n_pairs:
-            spent[:] = [total + after - before for total, after, before in zip(spent, _now(str(trainer.args.device)), began)]
+            spent[:] = _since(began, trainer.args.device.type)
         return found
 
-    with mock.patch.object(fast_trainer, "reference_logps", timed):
+    with mock.patch.object(fast_trainer, "kept_logps", timed):
         yield spent
 
 
@@ -179,7 +187,7 @@ def precompute(trainer: Any) -> list[float]:
     """TRL's own reference pass over the training pairs, without the hashing and caching around it: (wall, CPU) seconds."""
     from torch.utils.data import DataLoader
 
-    began = _now(str(trainer.args.device))
+    began = _now(trainer.args.device.type)
     loader = DataLoader(trainer.train_dataset, trainer.args.per_device_train_batch_size, collate_fn=trainer.data_collator)
     takes_model = "model" in inspect.signature(trainer.compute_ref_log_probs).parameters
     found: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
@@ -187,7 +195,7 @@ def precompute(trainer: Any) -> list[float]:
         both = trainer.compute_ref_log_probs(trainer.model, batch) if takes_model else trainer.compute_ref_log_probs(batch)
         for column, logps in zip(found.values(), both, strict=True):
             column.extend(logps.tolist())
-    took = [after - before for after, before in zip(_now(str(trainer.args.device)), began, strict=True)]
+    took = _since(began, trainer.args.device.type)
     for name, column in found.items():
         trainer.train_dataset = trainer.train_dataset.add_column(name, column)
     trainer.precompute_ref_logps = True  # 0.29 and newer
@@ -237,11 +245,15 @@ def _marks(device: str) -> Any:
 
 def _now(device: str) -> tuple[float, float]:
     """(wall, CPU) seconds, once the GPU has done what it was given."""
-    if device.startswith("cuda"):
+    if device == "cuda":
         import torch
 
         torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
+
+
+def _since(began: tuple[float, float], device: str) -> list[float]:
+    return [after - before for after, before in zip(_now(device), began, strict=True)]
 
 
 def make_pairs(cell: Cell) -> list[Any]:
@@ -335,3 +347,42 @@ def set_tiles(tiles: Sequence[int] | None) -> None:
     import trl.trainer.utils as utils
 
     kernel.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = tiles
+
+
+def peak_memory(cell: Cell, engine: str, tiles: Sequence[int] | None) -> dict[str, float]:
+    """MiB of a process that trains one step by this engine: the peak as a whole, and what of it is the loaded libraries'."""
+    from memory_check import peak, reset_peak, resident
+
+    small = dataclasses.replace(cell, vocabulary=64, steps=1, batch=2)
+    one_run(small, engine, lambda: make_model(small), make_pairs(small), tiles)
+    gc.collect()
+    libraries = resident()
+    model = make_model(cell)
+    gc.collect()
+    reset_peak()  # making a random model is no part of training
+    one_run(cell, engine, lambda: model, make_pairs(cell), tiles)
+    return {"peak": peak(), "libraries": libraries}
+
+
+def main() -> None:
+    """One JSON value a line: of every cell its rows, or the peak of one engine."""
+    from adslm_helpers.environment.packages import hide_kernel_notice
+
+    hide_kernel_notice()
+    asked = json.loads(sys.argv[1])
+    names = ("torch", "transformers", "trl", "peft")
+    print(json.dumps({"versions": {name: metadata.version(name) for name in names}}), flush=True)
+    if "memory" in asked:
+        print(json.dumps(peak_memory(_cell(asked["cells"][0]), asked["memory"], asked["tiles"])), flush=True)
+        return
+    for number, values in enumerate(asked["cells"]):
+        for row in measure(_cell(values)):
+            print(json.dumps({"cell": number, **row}), flush=True)
+
+
+def _cell(values: dict[str, Any]) -> Cell:
+    return Cell(**{**values, "engines": tuple(values["engines"])})
+
+
+if __name__ == "__main__":
+    main()

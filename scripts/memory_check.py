@@ -249,7 +249,13 @@ def train(case: Case) -> None:
         gc.collect()
         reset_peak()  # making a random model (its output layer before it is tied, the unquantised weights) is no part of training
         trainer, _ = build_trainer(
-            recipe(case), device(case), model, tokenizer, pairs * case.batch * 2, pairs * case.eval_batch, Path(folder)
+            recipe(case),
+            device(case),
+            model,
+            tokenizer,
+            pairs * case.batch * 2,
+            pairs * case.eval_batch,
+            Path(folder) / "training",
         )
         set_tiles(case.small_tiles)
         trainer.train()  # with an evaluation after its last step
