@@ -135,6 +135,7 @@ def predicted_again() -> Iterator[dict[str, Any]]:
     rows = read()
     for row in rows:
         case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case) if field.name in row})
+        row |= dataclasses.asdict(case)
         row |= predict(case, row["head"], row["measured_mib"])
         print(line(row))
     write(rows)
@@ -266,6 +267,8 @@ def build(case: Case, folder: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    from adslm_helpers.models.loading import _keep_layout
+
     shape = case.shape
     config = AutoConfig.for_model(
         case.architecture, hidden_size=shape["hidden"], num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
@@ -282,7 +285,7 @@ def build(case: Case, folder: str) -> Any:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
-    for parameter in model.parameters():
+    for parameter in _keep_layout(model).parameters():
         if parameter.is_floating_point():
             # A view of the file, which stays mapped as a whole: pages that the system takes back on demand, and no need of the model.
             parameter.data = parameter.data.clone()
@@ -353,7 +356,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     head = "| configuration | weights | batch x length | vocabulary | TRL | predicted MiB | measured MiB | ratio |\n|---|---|---|---|---|---|---|---|"
     body = "\n".join(
         f"| {row['name']} | {row['parameters'] / 1e6:.0f} M {row['dtype']}{' 4-bit' if row['in_4bit'] else ''} | {row['batch']} x {row['length']}"
-        f"{' ckpt' if row['checkpointing'] else ''} | {row['vocabulary']:,} | {row['versions']['trl']} | {row['predicted_mib']:,} "
+        f"{' ckpt' if row['checkpointing'] else ''} | {row['vocabulary']:,} | {row['versions']['trl'] if row['engine'] == 'trl' else '-'} | {row['predicted_mib']:,} "
         f"| {row['measured_mib']:,} | {row['ratio']:.2f} |"
         for row in rows
     )
@@ -386,6 +389,10 @@ The largest difference between versions is what TRL keeps of the logits, in copi
 | 0.29.1 - 1.5.1 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
 | 1.9.0 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
 | 1.16.0 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
+
+Engine `fast` ("fast" in the name) has the prompt of a pair once, keeps no logits, and one mask of [pairs, row, row] for all layers; its
+reference pass, in batches of up to four times a step's tokens, is part of the evaluation. How much of a text is prompt is not known before the data is read:
+a plan without it takes two whole sequences, so that a training never needs more than was planned.
 
 A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.
 Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.

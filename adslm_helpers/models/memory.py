@@ -117,7 +117,7 @@ def plan_memory(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, head: He
     tokens = batch.tokens
     layer = tokens * (_saved_per_token(facts, width) + _attention_matrix(facts, batch, plan, width))
     checkpoint = tokens * facts.hidden * width
-    backward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
+    backward = tokens * (3 * facts.intermediate * width + 3 * facts.hidden * 4)  # norms and LoRA compute in float32 in any case
     work = backward + (layer if recipe.gradient_checkpointing else 0)
     if recipe.load_in_4bit:  # the widest matrix, unpacked for the moment of its product
         work += max(a * b for a, b in facts.linears.values()) * BYTES[plan.compute_dtype]
@@ -146,6 +146,11 @@ def _batch(pairs: int, length: int, prompt: int, head: Head) -> _Batch:
 def _mask(batch: _Batch, head: Head, width: int) -> float:
     """Bytes of the mask that keeps the answers of a pair apart: one for all layers, in the dtype of the products."""
     return batch.rows * batch.row**2 * width if head.kind == "fast" else 0.0
+
+
+def reference_times(checkpointing: bool) -> int:
+    """How many times the tokens of a training step a batch of the reference pass may have, so that it needs less memory than the step."""
+    return 2 if checkpointing else 4
 
 
 def weight_bytes(facts: ModelFacts, in_4bit: bool, width: int) -> float:
@@ -245,8 +250,11 @@ def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, widt
 
 
 def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, prompt: int, width: int) -> float:
-    """No backward pass, nothing kept: one layer's forward, or the head's."""
-    batch = _batch(recipe.per_device_eval_batch_size, recipe.max_length, prompt, head)
+    """No backward pass, nothing kept: one layer's forward, or the head's. Engine fast also has its reference pass, in larger batches."""
+    pairs = recipe.per_device_eval_batch_size
+    if head.kind == "fast":
+        pairs = max(pairs, reference_times(recipe.gradient_checkpointing) * recipe.per_device_train_batch_size)
+    batch = _batch(pairs, recipe.max_length, prompt, head)
     forward = batch.tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
     states = batch.tokens * facts.hidden * 4
     if head.kind == "fast":
