@@ -14,6 +14,7 @@ from ..run import write_json
 from .diagnosis import Diagnosis, diagnose
 from .history import Alarm
 from .prompts import EncodedPair, score_rows
+from .ranks import this_rank
 from .trl_rows import scored_rows
 
 FOLDER = "not_finite"
@@ -132,8 +133,11 @@ class NumberGuard:
         raise NotFiniteError(step, self.phase, told, diagnosis, saved)
 
     def _finite_again(self) -> bool:
-        """The batches once more, with gradients where it was a training step."""
+        """The batches once more, with gradients where it was a training step; not where other processes would have to take part."""
         import torch
+
+        if this_rank().count > 1:
+            return False
 
         model = self.trainer.model
         with torch.enable_grad() if self.phase == "training" else torch.no_grad():
@@ -157,7 +161,9 @@ class NumberGuard:
 
 
 def _latest_metrics(trainer: Any, mode: str) -> dict[str, float]:
-    """What TRL noted last of rewards, log-probabilities and logits; its store has had two names."""
+    """What was noted last of rewards, log-probabilities, logits and parts of the loss; TRL's store has had two names."""
+    if averages := getattr(trainer, "averages", None):  # our own trainer
+        return averages[mode].latest
     store = getattr(trainer, "_metrics", None) or getattr(trainer, "_stored_metrics", None) or {}
     values = {name: seen[-1] for name, seen in (store.get(mode) or {}).items() if isinstance(seen, list) and seen}
     return {name: float(value) for name, value in values.items() if name.startswith(("rewards/", "logps/", "logits/"))}
