@@ -118,11 +118,11 @@ def cost(pairs: Sequence[EncodedPair], shared: bool, attention_share: float, vir
 def attention_share(config: Any) -> float:
     """What one position more in a row costs every other position of it, in parts of the work of a position: for `cost`.
 
-    Attention takes 14 numbers a head dimension (two products forward, five backward), the frozen matrices 4 a weight, and so the quotient
-    is 3.5; measured with hidden size 512 it is 3.7 (answers of 128 tokens behind prompts of 16 take the same time either way). 4, so that a
-    shared row is surely no slower than two.
+    `config`: of `head.text_config`. In a step attention multiplies 14 times a head dimension (two products forward, five backward), the frozen
+    matrices 4 times a weight: a factor of 3.5. Measured with a hidden size of 512: 3.7 (answers of 128 tokens behind prompts of 16 take
+    as long either way). Hence 4, so that a shared row is no slower than two.
     """
-    facts = facts_from_config(config.get_text_config())
+    facts = facts_from_config(config)
     return 4 * facts.heads * facts.head_dim * facts.layers / max(1, facts.linear_weights)
 
 
