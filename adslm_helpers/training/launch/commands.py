@@ -242,7 +242,7 @@ def own_python(argv: Sequence[str]) -> list[str]:
 
 _MODULES = {
     "python": (),
-    "torchrun": ("-m", "torch.distributed.run"),
+    "torchrun": ("-m", "adslm_helpers.training.launch.quiet_torchrun"),
     "accelerate": ("-m", "accelerate.commands.accelerate_cli"),
     "deepspeed": ("-m", "deepspeed.launcher.runner"),
 }
