@@ -11,7 +11,6 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import choose_device
 from ..environment.machine import probe_machine
-from ..errors import TrainingError
 from ..models.catalog import facts_from_config
 from ..models.loading import LoadedModel, load_model
 from ..models.memory import plan_memory
