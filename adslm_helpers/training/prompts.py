@@ -45,6 +45,8 @@ class EncodedPairs:
     pairs: list[EncodedPair]
     dropped: Counter
     shortened: int
+    kept: Sequence[int] = ()
+    """Of each pair, the index of the row that it was made from."""
 
     def lines(self, side: str) -> list[str]:
         """The account in words, Japanese and English; says nothing of what did not happen."""
@@ -59,15 +61,16 @@ class EncodedPairs:
 
 def encode_pairs(tokenizer: Any, rows: Sequence[dict], max_length: int, max_prompt_length: int) -> EncodedPairs:
     """All rows that can be scored, as ids; the others counted by reason."""
-    pairs, dropped = [], Counter()
-    for row in rows:
+    pairs, dropped, kept = [], Counter(), []
+    for index, row in enumerate(rows):
         pair = encode_pair(tokenizer, row, max_length, max_prompt_length)
         if isinstance(pair, str):
             dropped[pair] += 1
         else:
             pairs.append(pair)
+            kept.append(index)
     assert len(rows) == len(pairs) + sum(dropped.values())
-    return EncodedPairs(pairs, dropped, sum(pair.cut_tokens > 0 for pair in pairs))
+    return EncodedPairs(pairs, dropped, sum(pair.cut_tokens > 0 for pair in pairs), kept)
 
 
 def encode_pair(tokenizer: Any, row: dict, max_length: int, max_prompt_length: int) -> EncodedPair | str:

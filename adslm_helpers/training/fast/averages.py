@@ -1,4 +1,4 @@
-"""Means of what is measured pair by pair between two lines of the log, each pair (or token) counted once, over all processes."""
+"""Means of what is measured pair by pair between two lines of the log, each pair counted once, over all processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Averages:
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
-        self._sums: dict[str, tuple[float, float]] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, values: dict[str, Tensor], weights: dict[str, Tensor], accelerator: Any = None) -> None:
-        """One more batch: a value of each pair by name, each [B], and what it counts for where that is not 1 a pair.
+        """One more batch: a value of each pair by name, each [B], and what it counts for within the batch where that is not 1 a pair.
 
         One transfer from the device for all of them. `accelerator`: the batch is the process's share of an evaluation, whose last batch
         may hold some pairs twice; accelerate knows which.
@@ -29,11 +29,11 @@ class Averages:
             both = torch.stack([torch.stack(list(values.values()), -1) * counts, counts], -1)  # [B, names, 2]
             if accelerator is not None and accelerator.num_processes > 1:
                 both = accelerator.gather_for_metrics(both)
-            found = dict(zip(values, both.sum(0).tolist(), strict=True))
-        self.latest = {name: total / count for name, (total, count) in found.items()}
-        for name, (total, count) in found.items():
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (before[0] + total, before[1] + count)
+            totals = both.sum(0).tolist()
+        self.latest = {name: total / count for name, (total, count) in zip(values, totals, strict=True)}
+        for name, mean in self.latest.items():
+            before = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (before[0] + mean * len(both), before[1] + len(both))
 
     def take(self, accelerator: Any = None) -> dict[str, float]:
         """The means since the last call, and begins anew. `accelerator`: every process collected its own share; all of them call."""

@@ -16,9 +16,9 @@ from ..checks import sum_limit
 from ..prompts import EncodedPair
 from ..settings import trainer_settings
 from .dpo_trainer import trainer_class
-from .head import tiled_head
 from .items import Collator, Item, Teacher
 from .reference import FOLDER, kept_logps, reference_logps
+from .self_check import choose_forward
 
 __all__ = ["Collator", "Item", "Teacher", "build_trainer", "reference_logps"]
 
@@ -44,7 +44,6 @@ def build_trainer(
     from peft import get_peft_model
     from transformers import PrinterCallback, set_seed
 
-    told: list[str] = []
     model.config.use_cache = False
     set_seed(recipe.seed)  # before the adapter is made, and as TRL does
     model = get_peft_model(model, lora_config(recipe, model))
@@ -57,7 +56,6 @@ def build_trainer(
         sides["train"] = [dataclasses.replace(item, weight=w) for item, w in zip(sides["train"], weights, strict=True)]
     trainer = trainer_class()(
         recipe=recipe,
-        head=tiled_head(model),
         model=model,
         args=_arguments(trainer_settings(recipe, plan, len(train_pairs), folder)),
         data_collator=Collator(tokenizer.pad_token_id),
@@ -66,12 +64,19 @@ def build_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; history.jsonl has them all
+    taught = [pair for pairs in teacher.sides.values() for pair in pairs] if teacher else []
+    pairs = [*train_pairs, *eval_pairs, *taught]
+    forward = choose_forward(model, pairs, tokenizer.pad_token_id, trainer.compute_loss_context_manager)
+    trainer.head, trainer.data_collator.shared = forward.head, forward.shared
+    told = list(forward.told)
     hear = [callback.on_notice for callback in callbacks if hasattr(callback, "on_notice")]
 
+    def say(line: str) -> None:
+        for one in hear:
+            one(line)
+
     def look_up(pairs: Sequence[EncodedPair], prefix: Any = None) -> list[tuple[float, float]]:
-        found, words = kept_logps(
-            trainer, pairs, folder.parent / FOLDER, sum_limit(plan), prefix, lambda line: [one(line) for one in hear]
-        )
+        found, words = kept_logps(trainer, pairs, folder.parent / FOLDER, sum_limit(plan), prefix, say)
         told.extend(words)
         return found
 

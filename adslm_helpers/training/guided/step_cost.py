@@ -13,7 +13,7 @@ from typing import Any
 
 from ...models.loading import load_model
 from ...recipe import DpoRecipe
-from ..fast.trainer import build_trainer
+from ..fast.trainer import build_trainer, reference_logps
 from .teacher import encode_guided, make_teacher
 
 
@@ -54,16 +54,14 @@ def step_cost(recipe: DpoRecipe, rows: Sequence[dict], steps: int = 15) -> StepC
     """
     loaded = load_model(recipe)
     plain, taught = encode_guided(loaded.tokenizer, rows, recipe, loaded.model)
-    teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": []})
+    teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": taught[:1]})
     with tempfile.TemporaryDirectory() as folder:
-        build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, [], Path(folder), ())
+        build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, plain.pairs[:1], Path(folder) / "training", ())
         trainer, _ = build_trainer(*build, teacher=teacher)
         return _measured(trainer, recipe, teacher, steps)
 
 
 def _measured(trainer: Any, recipe: DpoRecipe, teacher: Any, steps: int) -> StepCost:
-    from ..fast.trainer import reference_logps
-
     started = _now(trainer)
     if not teacher.live:
         reference_logps(trainer, teacher.sides["train"], teacher.prefix)

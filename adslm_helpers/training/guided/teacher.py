@@ -28,7 +28,8 @@ def encode_guided(
     instruction = instruction_of(recipe)
     check_instruction(tokenizer, instruction)
     default_system = default_system_message(tokenizer) if recipe.preference_placement == "system" else ""
-    room = _positions(model) - (len(prefix) if model is not None and (prefix := prefix_of(recipe, model)) is not None else 0)
+    prefix = None if model is None else prefix_of(recipe, model)
+    room = _positions(model) - (0 if prefix is None else len(prefix))
     pairs, taught, dropped = [], [], Counter()
     for row in rows:
         encoded = encode_with_messages(tokenizer, row, recipe.max_length, recipe.max_prompt_length)
@@ -50,13 +51,12 @@ def make_teacher(recipe: DpoRecipe, model: Any, taught: Mapping[str, Sequence[En
 
 
 def prefix_of(recipe: DpoRecipe, model: Any) -> Tensor | None:
-    """[virtual, H]: the learned vectors of embedding mode, on the model's device; None in text mode, and for a file of no vectors."""
+    """[virtual, H]: the learned vectors of embedding mode, on the model's device; None in text mode."""
     if not recipe.prompt_embeddings:
         return None
     from .embeddings import read_prompt_embeddings
 
-    vectors = read_prompt_embeddings(recipe.prompt_embeddings, model.get_input_embeddings().weight.shape[1])
-    return vectors.to(model.device) if len(vectors) else None
+    return read_prompt_embeddings(recipe.prompt_embeddings, model.get_input_embeddings().weight.shape[1]).to(model.device)
 
 
 def _positions(model: Any) -> float:
