@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AdslmError, DataError
 from ...foreign_text import brief
-from ...run import write_bytes
+from ...run import sha256, write_bytes
 from ...run_names import user_path
 
 if TYPE_CHECKING:
@@ -80,6 +80,20 @@ def write_prompt_embeddings(path: Path, vectors: Tensor) -> Path:
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     return write_bytes(path, buffer.getvalue())
+
+
+def embeddings_hash(path: str) -> list[str]:
+    """[SHA-256] of the file that a recipe's `prompt_embeddings` means, [] for none: part of what decides a training's outcome.
+
+    Raises DataError where there is no such file.
+    """
+    return [sha256(_file(user_path(path)))] if path else []
+
+
+def keep_in_place(aside: Path, training: Path) -> None:
+    """Puts a copy of the vectors of a training that was set aside back where recipes name them."""
+    if (aside / FILE).is_file():
+        write_bytes(training / FILE, (aside / FILE).read_bytes())
 
 
 def _file(path: Path) -> Path:
