@@ -53,6 +53,9 @@ class Case:
     eval_batch: int = 1
     padded: bool = False
     """The rejected texts are half as long: fused attention then repeats grouped keys and values to all heads."""
+    engine: str = "trl"
+    prompt: int = 8
+    """Tokens of every prompt."""
 
 
 CASES = (
@@ -78,6 +81,17 @@ CASES = (
     Case("TRL 1.9.0, large vocabulary", NARROW, LARGE, batch=1, trl="1.9.0", checkpointing=True),
     Case("TRL 0.18.1, large vocabulary", NARROW, LARGE, batch=1, trl="0.18.1", checkpointing=True),
     Case("TRL 0.9.6, large vocabulary", NARROW, LARGE, batch=1, trl="0.9.6", checkpointing=True),
+    Case("fast, short prompts", NARROW, batch=4, engine="fast"),
+    Case("fast, ads", WIDER, 32_000, batch=4, length=128, prompt=96, engine="fast"),
+    Case("fast, large vocabulary", NARROW, LARGE, batch=4, prompt=192, engine="fast"),
+    Case("fast, large vocabulary, checkpointing", NARROW, LARGE, batch=8, prompt=192, checkpointing=True, engine="fast"),
+    Case("fast, long rows", NARROW, batch=2, length=768, prompt=512, engine="fast"),
+    Case("fast, grouped heads", GROUPED, batch=4, length=192, prompt=128, engine="fast"),
+    Case("fast, bfloat16", NARROW, batch=8, prompt=128, dtype="bfloat16", engine="fast"),
+    Case(
+        "fast, 4-bit", {**GROUPED, "layers": 12}, batch=2, length=512, prompt=384, in_4bit=True, checkpointing=True, engine="fast"
+    ),
+    Case("fast, evaluation is the peak", NARROW, LARGE, batch=1, length=128, prompt=96, eval_batch=32, engine="fast"),
 )
 
 
@@ -120,7 +134,8 @@ def predicted_again() -> Iterator[dict[str, Any]]:
     """The recorded measurements with today's prediction, after a change of the formula."""
     rows = read()
     for row in rows:
-        case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
+        case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case) if field.name in row})
+        row |= dataclasses.asdict(case)
         row |= predict(case, row["head"], row["measured_mib"])
         print(line(row))
     write(rows)
@@ -150,7 +165,7 @@ def run(case: Case, python: Path) -> dict[str, Any]:
 def measure(case: Case) -> dict[str, Any]:
     """Runs in the child: trains a toy model, then the case, and returns the peak above what the toy left, in MiB."""
     from adslm_helpers.environment.packages import hide_kernel_notice
-    from adslm_helpers.models.memory import head_of_trl
+    from adslm_helpers.models.memory import head_of
 
     hide_kernel_notice()
     toy = {"hidden": 64, "layers": 2, "intermediate": 128, "heads": 2, "kv_heads": 2}
@@ -158,7 +173,7 @@ def measure(case: Case) -> dict[str, Any]:
     gc.collect()
     base = resident()
     train(case)
-    head = head_of_trl("cpu")
+    head = head_of(case.engine, "cpu")
     if head.kind == "torch" and not case.small_tiles:
         head = dataclasses.replace(head, tile=(4096, 32768))
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
@@ -170,7 +185,7 @@ def predict(case: Case, head: dict[str, Any], measured: float) -> dict[str, Any]
     from adslm_helpers.models.memory import OVERHEAD_GB, Head, plan_memory
 
     model = facts(case)
-    plan = plan_memory(model, recipe(case), device(case), Head(**{**head, "tile": tuple(head["tile"])}))
+    plan = plan_memory(model, recipe(case), device(case), Head(**{**head, "tile": tuple(head["tile"])}), case.prompt)
     mib = 1024 * (plan.total - OVERHEAD_GB["cpu"])
     return {
         "parameters": model.parameters,
@@ -203,7 +218,8 @@ def recipe(case: Case) -> Any:
         {
             "preset": "memory-check", "max_steps": 2, "evals_per_run": 1, "save_steps": 10**6, "gradient_accumulation_steps": 1,
             "per_device_train_batch_size": case.batch, "per_device_eval_batch_size": case.eval_batch, "max_length": case.length,
-            "max_prompt_length": 16, "gradient_checkpointing": case.checkpointing, "load_in_4bit": case.in_4bit,
+            "max_prompt_length": max(16, case.prompt), "gradient_checkpointing": case.checkpointing, "load_in_4bit": case.in_4bit,
+            "engine": case.engine,
         }
     )  # fmt: skip
 
@@ -213,24 +229,34 @@ def train(case: Case) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    from adslm_helpers.training import trl_api
+    from adslm_helpers.training.fast import trainer as fast_trainer
     from adslm_helpers.training.prompts import EncodedPair
-    from adslm_helpers.training.trl_api import build_trainer
 
+    build_trainer = fast_trainer.build_trainer if case.engine == "fast" else trl_api.build_trainer
     words = Tokenizer(
         models.WordLevel({word: number for number, word in enumerate(["<pad>", "</s>", *"abcdefgh"])}, unk_token="a")
     )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
-    prompt = [5] * 8
+    prompt = [5] * case.prompt
     chosen = [7] * (case.length - len(prompt) - 1) + [tokenizer.eos_token_id]
-    rejected = chosen[-(case.length // 2) :] if case.padded else chosen
+    rejected = [8, *chosen[1:]]  # nothing that both begin with
+    if case.padded:
+        rejected = rejected[-(case.length // 2) :]
     pairs = [EncodedPair(prompt, chosen, rejected, "a", "b", "c", 0)]
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, folder)
         gc.collect()
         reset_peak()  # making a random model (its output layer before it is tied, the unquantised weights) is no part of training
         trainer, _ = build_trainer(
-            recipe(case), device(case), model, tokenizer, pairs * case.batch * 2, pairs * case.eval_batch, Path(folder)
+            recipe(case),
+            device(case),
+            model,
+            tokenizer,
+            pairs * case.batch * 2,
+            pairs * case.eval_batch,
+            Path(folder) / "training",
         )
         set_tiles(case.small_tiles)
         trainer.train()  # with an evaluation after its last step
@@ -240,6 +266,8 @@ def build(case: Case, folder: str) -> Any:
     """A random model of the case's shape, by way of the disk where it has to be quantised."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    from adslm_helpers.models.loading import _keep_layout
 
     shape = case.shape
     config = AutoConfig.for_model(
@@ -257,7 +285,7 @@ def build(case: Case, folder: str) -> Any:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, device_map={"": "cpu"})
-    for parameter in model.parameters():
+    for parameter in _keep_layout(model).parameters():
         if parameter.is_floating_point():
             # A view of the file, which stays mapped as a whole: pages that the system takes back on demand, and no need of the model.
             parameter.data = parameter.data.clone()
@@ -328,7 +356,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     head = "| configuration | weights | batch x length | vocabulary | TRL | predicted MiB | measured MiB | ratio |\n|---|---|---|---|---|---|---|---|"
     body = "\n".join(
         f"| {row['name']} | {row['parameters'] / 1e6:.0f} M {row['dtype']}{' 4-bit' if row['in_4bit'] else ''} | {row['batch']} x {row['length']}"
-        f"{' ckpt' if row['checkpointing'] else ''} | {row['vocabulary']:,} | {row['versions']['trl']} | {row['predicted_mib']:,} "
+        f"{' ckpt' if row['checkpointing'] else ''} | {row['vocabulary']:,} | {row['versions']['trl'] if row['engine'] == 'trl' else '-'} | {row['predicted_mib']:,} "
         f"| {row['measured_mib']:,} | {row['ratio']:.2f} |"
         for row in rows
     )
@@ -361,6 +389,10 @@ The largest difference between versions is what TRL keeps of the logits, in copi
 | 0.29.1 - 1.5.1 | 4.5 | 4.5 | logits of both models, a shifted copy of each, half a copy for a mean |
 | 1.9.0 | 3 | 3 | logits of both models, a flat copy, and 3 x 128 tokens, for the entropy |
 | 1.16.0 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
+
+Engine `fast` ("fast" in the name) has the prompt of a pair once, keeps no logits, and one mask of [pairs, row, row] for all layers; its
+reference pass, in batches of up to four times a step's tokens, is part of the evaluation. How much of a text is prompt is not known before the data is read:
+a plan without it takes two whole sequences, so that a training never needs more than was planned.
 
 A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.
 Only a CPU was measured. On CUDA and MPS the same counts of tensors are used with other sizes of a number; see docs/devices.md.

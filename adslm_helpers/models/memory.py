@@ -24,14 +24,18 @@ OVERHEAD_GB = {"cpu": 0.6, "mps": 0.5, "cuda": 0.6}
 _MARGIN = 1.06
 SMALL_TILES = (512, 4096)
 _TRL_TILES = (4096, 32768)
+# Engine fast: numbers of one tile of logits by device, and the least width of one (as in training/fast/head.py).
+_FAST_TILE = {"cpu": 1 << 21, "cuda": 1 << 26, "mps": 1 << 24}
+_FAST_LEAST = 512
 
 
 @dataclass(frozen=True)
 class Head:
-    """How the installed TRL turns hidden states into log-probabilities."""
+    """How hidden states become log-probabilities."""
 
     kind: str
-    """'full': whole logits; 'torch': tiles folded in torch; 'triton': tiles folded by a GPU kernel."""
+    """Of the installed TRL - 'full': whole logits; 'torch': tiles folded in torch; 'triton': tiles folded by a GPU kernel. 'fast': our
+    own engine, at answer positions only."""
     copies: float
     """Live copies of the logits of a batch, or of one tile, at the peak of a training step."""
     eval_copies: float
@@ -84,18 +88,36 @@ class MemoryPlan:
         return {name: round(value, 3) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-def plan_memory(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, head: Head | None = None) -> MemoryPlan:
+@dataclass(frozen=True)
+class _Batch:
+    """What of a batch of pairs goes through the model."""
+
+    pairs: int
+    row: int
+    """Positions of one row."""
+    rows: int
+    scored: int
+    """Positions whose hidden state predicts a token of an answer."""
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.row
+
+
+def plan_memory(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, head: Head | None = None, prompt: int = 0) -> MemoryPlan:
     """The peak of training `facts` by `recipe` on the device and in the precision of `plan`.
 
-    `head`: how TRL scores tokens, by default as the installed one does on this device. Sequences of `max_length` are assumed: shorter
-    ones need less. Both sides of every pair run at once, hence 2 x batch x length tokens.
+    `head`: how tokens are scored, by default as the recipe's engine does on this device. Sequences of `max_length` are assumed: shorter
+    ones need less. Both sides of every pair run at once, hence 2 x batch x length tokens; engine fast computes the `prompt` tokens of
+    a pair once, where they are known (0: the safe side).
     """
-    head = head or head_of_trl(plan.device)
+    head = head or head_of(recipe.engine, plan.device)
     width = BYTES[plan.dtype]
-    tokens = 2 * recipe.per_device_train_batch_size * recipe.max_length
-    layer = tokens * (_saved_per_token(facts, width) + _attention_matrix(facts, recipe, plan, width))
+    batch = _batch(recipe.per_device_train_batch_size, recipe.max_length, prompt, head)
+    tokens = batch.tokens
+    layer = tokens * (_saved_per_token(facts, width) + _attention_matrix(facts, batch, plan, width))
     checkpoint = tokens * facts.hidden * width
-    backward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
+    backward = tokens * (3 * facts.intermediate * width + 3 * facts.hidden * 4)  # norms and LoRA compute in float32 in any case
     work = backward + (layer if recipe.gradient_checkpointing else 0)
     if recipe.load_in_4bit:  # the widest matrix, unpacked for the moment of its product
         work += max(a * b for a, b in facts.linears.values()) * BYTES[plan.compute_dtype]
@@ -105,18 +127,46 @@ def plan_memory(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, head: He
         weights=weight_bytes(facts, recipe.load_in_4bit, width) / GIB,
         lora=8 * adapter / GIB,
         optimizer=8 * adapter / GIB,
-        activations=facts.layers * (checkpoint if recipe.gradient_checkpointing else layer) / GIB,
+        activations=(facts.layers * (checkpoint if recipe.gradient_checkpointing else layer) + _mask(batch, head, width)) / GIB,
         work=work / GIB,
-        logits=_head_bytes(facts, head, tokens, width) / GIB,
+        logits=_head_bytes(facts, head, batch, width) / GIB,
         reference=0.0,
-        evaluation=_evaluation_bytes(facts, recipe, head, width) / GIB,
+        evaluation=_evaluation_bytes(facts, recipe, head, prompt, width) / GIB,
     )
+
+
+def _batch(pairs: int, length: int, prompt: int, head: Head) -> _Batch:
+    """TRL: two rows a pair. Engine fast: one row of the prompt and both answers, of which the last tokens are no input."""
+    if head.kind != "fast":
+        return _Batch(pairs, length, 2 * pairs, 2 * pairs * length)
+    answer = length - prompt
+    return _Batch(pairs, prompt + 2 * (answer - 1), pairs, 2 * pairs * answer)
+
+
+def _mask(batch: _Batch, head: Head, width: int) -> float:
+    """Bytes of the mask that keeps the answers of a pair apart: one for all layers, in the dtype of the products."""
+    return batch.rows * batch.row**2 * width if head.kind == "fast" else 0.0
+
+
+def reference_times(checkpointing: bool) -> int:
+    """How many times the tokens of a training step a batch of the reference pass may have, so that it needs less memory than the step."""
+    return 2 if checkpointing else 4
 
 
 def weight_bytes(facts: ModelFacts, in_4bit: bool, width: int) -> float:
     """Bytes of the base weights; in 4-bit the embeddings, the output layer, norms and biases keep their `width`."""
     quantised = facts.linear_weights if in_4bit else 0
     return quantised * _NF4 + (facts.parameters - quantised) * width
+
+
+def head_of(engine: str, device: str) -> Head:
+    """How the engine of a recipe scores tokens on this device."""
+    return head_of_fast(device) if engine == "fast" else head_of_trl(device)
+
+
+def head_of_fast(device: str) -> Head:
+    """Tiles of our own engine: the tile itself, which becomes its own exponentials."""
+    return Head("fast", 1, 1, tile=(_FAST_TILE[device] // _FAST_LEAST, _FAST_LEAST))
 
 
 def head_of_trl(device: str) -> Head:
@@ -173,14 +223,19 @@ def _saved_per_token(facts: ModelFacts, width: int) -> float:
     return norms + lora_inputs + (2 * q + 2 * q + 3 * i) * width
 
 
-def _attention_matrix(facts: ModelFacts, recipe: DpoRecipe, plan: DevicePlan, width: int) -> float:
+def _attention_matrix(facts: ModelFacts, batch: _Batch, plan: DevicePlan, width: int) -> float:
     """Bytes for one token of one layer that eager attention keeps: its row of the softmax in every head."""
-    return facts.heads * recipe.max_length * width if plan.attention == "eager" else 0
+    return facts.heads * batch.row * width if plan.attention == "eager" else 0
 
 
-def _head_bytes(facts: ModelFacts, head: Head, tokens: int, width: int) -> float:
-    hidden = 2 * tokens * facts.hidden * 4  # the last hidden states and their gradient
-    return hidden + _logit_bytes(facts, head, head.copies, tokens, width)
+def _head_bytes(facts: ModelFacts, head: Head, batch: _Batch, width: int) -> float:
+    states = batch.tokens * facts.hidden * 4  # the last hidden states, or their gradient
+    scored = batch.scored * facts.hidden * 4
+    if head.kind == "fast":
+        # Forward: hidden states and head's rows of the targets, the mean row so far, and a tile's share of it. Backward: their
+        # difference, its gradient, and the gradient of all states.
+        return states + max(4 * scored + _logit_bytes(facts, head, head.copies, batch.scored, width), 2 * scored + states)
+    return 2 * states + _logit_bytes(facts, head, head.copies, batch.tokens, width)
 
 
 def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, width: int) -> float:
@@ -188,11 +243,21 @@ def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, widt
         return (copies * tokens + head.rows) * facts.vocabulary * 4
     if head.kind == "triton":  # its buffer has the width of a tile whatever the vocabulary is
         return copies * min(tokens, head.tile[0]) * head.tile[1] * width
+    if head.kind == "fast":  # as many numbers for few tokens as for many; in half precision its product comes first
+        columns = min(facts.vocabulary, max(head.tile[1], head.tile[0] * head.tile[1] // max(1, tokens)))
+        return copies * tokens * columns * (4 + (width if width < 4 else 0))
     return copies * min(tokens, head.tile[0]) * min(facts.vocabulary, head.tile[1]) * 4
 
 
-def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, width: int) -> float:
-    """No backward pass, nothing kept: one layer's forward, or the head's."""
-    tokens = 2 * recipe.per_device_eval_batch_size * recipe.max_length
-    forward = tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
-    return max(forward, tokens * facts.hidden * 4 + _logit_bytes(facts, head, head.eval_copies, tokens, width))
+def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, prompt: int, width: int) -> float:
+    """No backward pass, nothing kept: one layer's forward, or the head's. Engine fast also has its reference pass, in larger batches."""
+    pairs = recipe.per_device_eval_batch_size
+    if head.kind == "fast":
+        pairs = max(pairs, reference_times(recipe.gradient_checkpointing) * recipe.per_device_train_batch_size)
+    batch = _batch(pairs, recipe.max_length, prompt, head)
+    forward = batch.tokens * (3 * facts.intermediate + 3 * facts.hidden) * width
+    states = batch.tokens * facts.hidden * 4
+    if head.kind == "fast":
+        states += 3 * batch.scored * facts.hidden * 4
+    logits = _logit_bytes(facts, head, head.eval_copies, batch.scored, width)
+    return _mask(batch, head, width) + max(forward, states + logits)

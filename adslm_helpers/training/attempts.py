@@ -11,7 +11,6 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import choose_device
 from ..environment.machine import probe_machine
-from ..errors import TrainingError
 from ..models.catalog import facts_from_config
 from ..models.loading import LoadedModel, load_model
 from ..models.memory import plan_memory
@@ -19,19 +18,18 @@ from ..models.plan import plan_run
 from ..models.skipped import Skipped
 from ..recipe import DpoRecipe
 from ..run import Run, write_json
-from . import trl_api
 from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step_of, train_from
 from .drift import drift_watch
-from .fast import trainer as fast_trainer
 from .finite import NotFiniteError, NumberGuard
 from .health import health_watch
 from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
-from .prompts import EncodedPairs, encode_pairs
+from .prompts import EncodedPairs
 from .ranks import first_decides, no_retry, same_in_all, this_rank
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
+from .sides import build_trainer, encode_sides
 from .snapshots import Ending, choose_ending, last_healthy_step, load_ending
 from .trl_api import readable_checkpoints
 
@@ -140,7 +138,7 @@ def _try(
     loaded.skipped = [*attempt.skipped, *loaded.skipped]
     attempt.model, attempt.plan, attempt.phase = loaded.name, loaded.plan, "training"
     attempt.facts = facts_from_config(loaded.model.config)
-    sides = _encoded(run, loaded, recipe)
+    sides = encode_sides(run, loaded, recipe)
     checkpoint = first_decides(lambda: last_valid(run.training) if resume else None)
     start = step_of(checkpoint) if checkpoint else 0
     finite = FiniteGuard()
@@ -151,19 +149,17 @@ def _try(
         finite,
         LearningRate(recipe.learning_rate),
         health_watch(run.training, recipe, loaded.tokenizer, load_split(run, "eval"), tell),
-        drift_watch(run.training, recipe, sides["train"].pairs, tell),
+        drift_watch(run.training, recipe, sides.pairs("train"), tell),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
     done_by_us: list[str] = []
 
     def build(one: LoadedModel) -> Any:
-        pairs = (sides["train"].pairs, sides["eval"].pairs)
-        build_trainer = fast_trainer.build_trainer if recipe.engine == "fast" else trl_api.build_trainer
-        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        trainer, done_by_us[:] = build_trainer(recipe, one, sides, run, watchers)
         return trainer
 
-    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides.pairs("train"))
     same_in_all(report.dtype)
     attempt.plan = loaded.plan
     # Whoever loads the tuned model later must not take the precision that failed.
@@ -172,7 +168,7 @@ def _try(
         write_json(run.training / "preflight.json", report.to_dict())
         write_json(run.training / "recipe.json", used.to_dict())
         run.update(model=loaded.record())
-    known = {side: encoded.pairs for side, encoded in sides.items()}
+    known = {side: encoded.pairs for side, encoded in sides.encoded.items()}
     finite.guard = attempt.guard = NumberGuard(trainer, loaded.plan, known, run.training, loaded.tokenizer.pad_token_id)
     started = time.monotonic()
     try:
@@ -189,7 +185,7 @@ def _try(
     if ending.alarm and this_rank().first:
         write_alarm(run.training, ending.alarm)
         tell(ending.alarm.line())
-    return Outcome(trainer, used, loaded, report, sides, done_by_us, start, seconds, ending, final)
+    return Outcome(trainer, used, loaded, report, sides.encoded, done_by_us, start, seconds, ending, final)
 
 
 def _ended(run: Run, recipe: DpoRecipe, trainer: Any) -> tuple[Ending, dict[str, float]]:
@@ -217,21 +213,6 @@ def _loaded(recipe: DpoRecipe) -> LoadedModel:
     loaded = load_model(recipe) if this_rank().first else None
     name, plan = first_decides(lambda: (loaded.name, loaded.plan))
     return loaded or load_model(replace(recipe, models=(name,), fallback=False), plan)
-
-
-def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> dict[str, EncodedPairs]:
-    sides = {
-        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
-        for side in ("train", "eval")
-    }
-    for side, encoded in sides.items():
-        if not encoded.pairs:
-            reasons = "\n".join(encoded.lines(side))
-            raise TrainingError(
-                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
-                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
-            )
-    return sides
 
 
 def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None:

@@ -53,6 +53,11 @@ class Check:
         return f"  {'OK' if self.ok else 'NG'} {self.name}: {self.number()} (<= {self.limit:g})  {self.ja} / {self.en}"
 
 
+def sum_limit(plan: DevicePlan) -> float:
+    """Nats by which two ways to the same log-probability of a response may differ."""
+    return _FLOAT32_LIMIT if plan.compute_dtype == "float32" else _SUM_LIMIT_16_BIT
+
+
 def run_checks(trainer: Any, tokenizer: Any, plan: DevicePlan, pairs: Sequence[EncodedPair]) -> list[Check]:
     """Every check of a trainer whose adapter is fresh; weights, gradients, mode and random state are as before afterwards.
 
@@ -166,7 +171,7 @@ def _training_step(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> li
 def _same_as_cpu(model: Any, batch: dict[str, Tensor], plan: DevicePlan) -> Check:
     import torch
 
-    limit = _FLOAT32_LIMIT if plan.compute_dtype == "float32" else _SUM_LIMIT_16_BIT
+    limit = sum_limit(plan)
     if plan.device == "cpu" and plan.compute_dtype == "float32":
         ja, en = "CPU の float32 そのものなので比べません", "this is float32 on the CPU: nothing to compare"
         return Check("same_as_cpu", True, None, limit, ja, en)

@@ -161,7 +161,9 @@ class NumberGuard:
 
 
 def _latest_metrics(trainer: Any, mode: str) -> dict[str, float]:
-    """What TRL noted last of rewards, log-probabilities and logits; its store has had two names."""
+    """What was noted last of rewards, log-probabilities, logits and parts of the loss; TRL's store has had two names."""
+    if averages := getattr(trainer, "averages", None):  # our own trainer
+        return averages[mode].latest
     store = getattr(trainer, "_metrics", None) or getattr(trainer, "_stored_metrics", None) or {}
     values = {name: seen[-1] for name, seen in (store.get(mode) or {}).items() if isinstance(seen, list) and seen}
     return {name: float(value) for name, value in values.items() if name.startswith(("rewards/", "logps/", "logits/"))}

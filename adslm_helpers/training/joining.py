@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import logging
 import os
@@ -21,8 +22,8 @@ from ..run_lock import Process, is_alive, this_process
 from .checkpoints import last_valid, step_of
 from .ranks import Ranks, first_decides, this_rank
 
-# After so many seconds another process speaks where the first has not, and one that hangs in a collective ends without asking.
-_GRACE = 5.0
+# After so many seconds (torchrun looks every 0.1 or 5, by its age) another process speaks where the first has not, and one that hangs in a collective ends without asking.
+_GRACE = 7.0
 # The longest work that the first process does alone while the others wait: a download, or fetching a run from its mirror.
 _MINUTES = 30.0
 _LOST = re.compile(
@@ -55,6 +56,8 @@ def joined(training: Path) -> Iterator[Ranks]:
         yield ranks
     except BaseException as error:
         last = end.last_words(error)
+        # A group that lost a partner is not taken down: that may wait for it, for ever with NCCL.
+        atexit.register(_exit_now, getattr(last, "exit_code", 1))
         if last is error:
             raise
         raise last from None
@@ -162,6 +165,13 @@ class _End:
             with suppress(Exception):
                 print(_other_ended(self.training), file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def _exit_now(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _other_ended(training: Path) -> TrainingError:

@@ -40,7 +40,7 @@ def scored_rows(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]] | No
     The mask is 1 on the tokens whose log-probability is summed.
     """
     if "scored_rows" in batch:  # our own trainer
-        return batch["scored_rows"]
+        return batch["scored_rows"]()
     if "completion_mask" in batch:
         return [
             _read(ids, attention, mask)

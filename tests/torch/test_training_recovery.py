@@ -135,10 +135,11 @@ def test_a_nan_in_one_evaluation_batch_is_not_averaged_away(run, recipe):
         def on_step_end(self, args, state, control, model=None, **kwargs):
             if state.global_step == 3:
                 calls = []
+                second = 3 if recipe.engine == "trl" else 2  # TRL runs the reference before each batch as well
 
                 def spoil(module, inputs, output):
                     calls.append(1)
-                    if len(calls) == 3:  # policy and reference of the first batch, then the second batch
+                    if len(calls) == second:
                         return output * math.nan
                     return output
 

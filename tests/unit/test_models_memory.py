@@ -10,7 +10,7 @@ from adslm_helpers.environment.described import described_machine
 from adslm_helpers.environment.device import choose_device
 from adslm_helpers.models import memory
 from adslm_helpers.models.catalog import CATALOG, ModelFacts
-from adslm_helpers.models.memory import GIB, OVERHEAD_GB, Head, head_of_trl, plan_memory
+from adslm_helpers.models.memory import GIB, OVERHEAD_GB, Head, head_of_fast, head_of_trl, plan_memory
 from adslm_helpers.recipe import load_recipe
 
 CPU = choose_device(load_recipe("tiny"), described_machine("cpu-16gb"))
@@ -39,6 +39,52 @@ def test_parts_by_hand():
     assert plan.total == pytest.approx(
         plan.overhead + plan.weights + 2 * plan.lora + max(plan.activations + max(plan.work, plan.logits), plan.evaluation)
     )
+
+
+def test_parts_of_the_engine_fast_by_hand():
+    """The same model; two pairs of a prompt of 6 and answers of 10 tokens: one row each of 6 + 2 x 9 = 24 positions, 20 of them scored.
+
+    One layer keeps 104 numbers for each of the 48 positions, as with TRL; all layers share a mask of 2 x 24 x 24. Head: one tile of
+    40 x 10, the last hidden states 48*8, and four of 40*8: states, rows of the targets, the mean row, its share of a tile. The
+    reference pass has four times the pairs: 192 positions and their mask, one layer at work.
+    """
+    recipe = load_recipe(
+        "tiny",
+        engine="fast",
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=1,
+        max_length=16,
+        max_prompt_length=8,
+        lora_r=2,
+    )
+    facts = ModelFacts("llama", 8, 2, 16, 10, 4, 2, 2)
+    plan = plan_memory(facts, recipe, CPU, prompt=6)
+    mask = 2 * 24 * 24
+    assert plan.activations == pytest.approx(4 * (2 * 48 * 104 + mask) / GIB)
+    assert plan.work == pytest.approx(4 * 48 * 72 / GIB)
+    assert plan.logits == pytest.approx(4 * (40 * 10 + 48 * 8 + 4 * 40 * 8) / GIB)
+    assert plan.evaluation == pytest.approx(4 * (192 * 72 + 4 * mask) / GIB)
+    trl = plan_memory(
+        facts, load_recipe("tiny", engine="trl", per_device_train_batch_size=2, max_length=16, max_prompt_length=8), CPU, TILES
+    )
+    assert plan.activations < trl.activations
+
+
+def test_what_is_not_known_of_the_prompts_is_planned_for_on_the_safe_side():
+    recipe = load_recipe("cpu", engine="fast", max_length=512)
+    unknown, long = plan_memory(FACTS, recipe, CPU), plan_memory(FACTS, recipe, CPU, prompt=384)
+    assert unknown.total > long.total
+    assert unknown.activations == pytest.approx(2 * 511 / (384 + 2 * 127) * long.activations, rel=0.02)
+
+
+def test_the_engine_fast_keeps_no_logits():
+    """Twice the vocabulary costs its weights and nothing else, also in half precision, where a tile's product comes first."""
+    recipe = load_recipe("cpu", engine="fast")
+    twice = replace(FACTS, vocabulary=2 * FACTS.vocabulary)
+    for device in (CPU, replace(CPU, dtype="bfloat16")):
+        small, large = plan_memory(FACTS, recipe, device, prompt=128), plan_memory(twice, recipe, device, prompt=128)
+        assert large.logits == small.logits and large.weights > small.weights
+    assert head_of_fast("cuda").tile[0] > head_of_fast("cpu").tile[0]
 
 
 def test_checkpointing_and_4_bit_save_what_they_are_for():
@@ -109,6 +155,7 @@ def test_the_plan_meets_what_was_measured():
     rows = json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]
     assert len(rows) >= 8
     assert {row["in_4bit"] for row in rows} == {row["checkpointing"] for row in rows} == {True, False}
+    assert {row["engine"] for row in rows} == {"fast", "trl"}
     assert len({row["vocabulary"] for row in rows}) > 1 and len({row["versions"]["trl"] for row in rows}) > 1
     ratios = {row["name"]: predicted(row) / row["measured_mib"] for row in rows}
     assert not {name: ratio for name, ratio in ratios.items() if not 0.85 <= ratio <= 1.15}
@@ -123,10 +170,10 @@ def predicted(row):
         positions=1024 if row["architecture"] == "gpt2" else 0,
     )  # fmt: skip
     recipe = load_recipe(
-        "tiny", per_device_train_batch_size=row["batch"], max_length=row["length"], max_prompt_length=16, load_in_4bit=row["in_4bit"],
-        gradient_checkpointing=row["checkpointing"], per_device_eval_batch_size=row["eval_batch"],
+        "tiny", per_device_train_batch_size=row["batch"], max_length=row["length"], max_prompt_length=row["length"] - 1, load_in_4bit=row["in_4bit"],
+        gradient_checkpointing=row["checkpointing"], per_device_eval_batch_size=row["eval_batch"], engine=row["engine"],
     )  # fmt: skip
     device = replace(CPU, dtype=row["dtype"], attention=row["attention"])
     head = Head(**{**row["head"], "tile": tuple(row["head"]["tile"])})
-    plan = plan_memory(facts, recipe, device, head)
+    plan = plan_memory(facts, recipe, device, head, row["prompt"])
     return 1024 * (plan.total - plan.overhead)
