@@ -16,6 +16,7 @@ from ..recipe import DpoRecipe
 from ..run import Run, read_json
 from .checks import Check, run_checks
 from .prompts import EncodedPair
+from .ranks import any_rank
 from .remedies import out_of_memory
 
 # Tokens are the same in every precision: loading the model again would only cost time.
@@ -125,6 +126,12 @@ def checked_trainer(
         checks = _looked_at(trainer, loaded.tokenizer, plan, pairs)
         seconds += time.monotonic() - started
         failed = [check for check in checks if not check.ok]
+        if any_rank(bool(failed)) and not failed:  # all processes train in one precision
+            failed = [
+                Check(
+                    "other_process", False, 1.0, 0.0, "別のプロセスの確認が通りませんでした", "the look of another process failed"
+                )
+            ]
         if not failed:
             report = PreflightReport(describe_precision(plan), tuple(checks), tuple(rejected), round(seconds, 2))
             loaded.notes += [line for line in report.lines()[: len(rejected)]]
