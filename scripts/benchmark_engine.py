@@ -97,14 +97,14 @@ def cells(full: bool, device: str) -> list[Cell]:
             Cell("ads", 151_936, rounds=1, batch=2, engines=_SHORT),
             *(Cell(shape, 32_000, rounds=1, batch=2, engines=_SHORT) for shape in ("long answers", "long prompts", "mixed")),
         ]
+    others = ("long answers", "long prompts", "mixed")
     return [
-        *(Cell("ads", vocabulary) for vocabulary in (32_000, 4096, 151_936)),
-        *(Cell(shape, 32_000, engines=_SHORT) for shape in ("long answers", "long prompts", "mixed")),
-        *(
-            Cell(shape, vocabulary, batch=2, engines=_SHORT)
-            for vocabulary in (4096, 151_936)
-            for shape in ("long answers", "long prompts", "mixed")
-        ),
+        Cell("ads", 32_000),
+        Cell("ads", 4096),
+        Cell("ads", 151_936, rounds=2, engines=_SHORT),
+        *(Cell(shape, 32_000, rounds=2, engines=_SHORT) for shape in others),
+        *(Cell(shape, 4096, batch=2, engines=_SHORT) for shape in others),
+        *(Cell(shape, 151_936, rounds=1, batch=2, engines=_SHORT) for shape in others),
     ]
 
 
@@ -115,7 +115,11 @@ def version_cells(full: bool) -> list[Cell]:
 
 def peaks(full: bool) -> Iterator[tuple[Cell, str, tuple[int, int] | None]]:
     """Whose peak memory is measured: the ads, by TRL at its best with both sizes of its tiles, by its defaults, by ours."""
-    for vocabulary in (151_936, 32_000, 4096) if full else (151_936,):
+    if not full:
+        cell = Cell("ads", 151_936, steps=1, batch=2)
+        yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, FAST, None))
+        return
+    for vocabulary in (151_936, 32_000):
         cell = Cell("ads", vocabulary, steps=1)
         yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, DEFAULTS, None), (cell, FAST, None))
 
@@ -147,7 +151,7 @@ def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str]) ->
         "problem": _difference(runs), "loss_difference": _largest(runs, "losses"), "logps_difference": _largest(runs, "logps"),
         "gflop": statistics.median(floor["operations"] for floor in floors) / 1e9,
         "floor": {str(epochs): statistics.median(f["step"] + f["reference"] / epochs for f in floors) for epochs in EPOCHS},
-        "engines": {},
+        "told": sorted({words for run in runs for words in run["told"]}), "engines": {},
     }  # fmt: skip
     for engine in cell.engines:
         of = [run for run in runs if run["engine"] == engine]
@@ -238,6 +242,8 @@ def line(row: dict[str, Any]) -> str:
     times = {name: row["engines"][name] for name in row["engines"]}
     told = "  ".join(f"{name} {value['ratio'][f'{clock} 3']:.2f}x" for name, value in times.items() if name != FAST)
     ours = times[FAST]
+    for words in row["told"]:
+        print(f"  {words}")
     return f"{row['name']:<22}TRL {row['trl']:<8}ours {ours[clock]:.2f} s a step ({clock}); over 3 epochs {told}"
 
 
