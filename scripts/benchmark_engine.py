@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -126,20 +126,22 @@ def peaks(full: bool) -> Iterator[tuple[Cell, str, tuple[int, int] | None]]:
 
 def results(python: Path, wanted: Sequence[Cell]) -> Iterator[dict[str, Any]]:
     """One summary for each cell, as soon as it is measured in a child of that interpreter."""
-    versions, rows, number = {}, [], 0
+    about, rows, number = {}, [], 0
+    if not wanted:
+        return
     for row in _child(python, {"cells": [dataclasses.asdict(cell) for cell in wanted]}):
         if "versions" in row:
-            versions = row["versions"]
+            about = row
             continue
         if row["cell"] != number:
-            yield summary(wanted[number], rows, versions)
+            yield summary(wanted[number], rows, **about)
             rows, number = [], row["cell"]
         rows.append(row)
     if rows:
-        yield summary(wanted[number], rows, versions)
+        yield summary(wanted[number], rows, **about)
 
 
-def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str]) -> dict[str, Any]:
+def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str], machine: str) -> dict[str, Any]:
     """Medians of the runs of a cell, and ratios to ours within each round."""
     runs = [row for row in rows if "engine" in row]
     floors = [row["floor"] for row in rows if "floor" in row]
@@ -147,8 +149,8 @@ def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str]) ->
     found = {
         "name": name_of(cell), "trl": versions["trl"], "versions": versions, "shape": cell.shape, "vocabulary": cell.vocabulary,
         "batch": cell.batch, "steps": cell.steps, "rounds": cell.rounds, "device": cell.device, "in_4bit": cell.in_4bit,
-        "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock, "tiles": rows[0].get("tiles"),
-        "problem": _difference(runs), "loss_difference": _largest(runs, "losses"), "logps_difference": _largest(runs, "logps"),
+        "machine": machine, "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock, "tiles": rows[0].get("tiles"),
+        "problem": _difference(runs), "loss_difference": _finite(_largest(runs, "losses")), "logps_difference": _finite(_largest(runs, "logps")),
         "gflop": statistics.median(floor["operations"] for floor in floors) / 1e9,
         "floor": {str(epochs): statistics.median(f["step"] + f["reference"] / epochs for f in floors) for epochs in EPOCHS},
         "told": sorted({words for run in runs for words in run["told"]}), "engines": {},
@@ -185,8 +187,14 @@ def _ratios(runs: list[dict[str, Any]], engine: str, kind: str, epochs: int) -> 
 
 
 def _largest(runs: list[dict[str, Any]], key: str) -> float:
+    """The largest difference from ours, NaN where one is."""
     ours = next(run[key] for run in runs if run["engine"] == FAST)
-    return max((abs(a - b) for run in runs for a, b in zip(run[key], ours, strict=True)), default=0.0)
+    found = [abs(a - b) for run in runs for a, b in zip(run[key], ours, strict=True)]
+    return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _difference(runs: list[dict[str, Any]]) -> str:
@@ -254,27 +262,18 @@ def _put(rows: list[dict[str, Any]], row: dict[str, Any], key: tuple[str, ...]) 
 
 
 def _record(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What engine.json holds where rows are kept, else an empty record; what is measured now is of this machine."""
+    """What engine.json holds: with --only and --again all of it, else the rows of the other device."""
     path = RESULTS / "engine.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and (arguments.only or arguments.again) else {}
-    if arguments.again:
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": [], "memory": [], "commands": {}}
+    if arguments.again or arguments.only:
         return kept
-    options = " ".join(sys.argv[1:])
-    about = {
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "command": f"scripts/benchmark_engine.py {options}".strip(),
-    }
-    return {"cells": kept.get("cells", []), "memory": kept.get("memory", []), **about}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = (
-        [text.partition(":")[2].strip() for text in path.read_text().splitlines() if text.startswith("model name")]
-        if path.is_file()
-        else []
-    )
-    return f"{names[0]}, {len(names)} CPUs" if names else platform.processor()
+    options = ["--full"] if arguments.full else []
+    options += ["--device", "cuda"] if arguments.device == "cuda" else []
+    options += ["--versions", *arguments.versions] if arguments.versions else []  # and no paths of this machine
+    kept["cells"] = [cell for cell in kept["cells"] if cell["device"] != arguments.device]
+    kept["memory"] = kept["memory"] if arguments.device == "cuda" else []
+    kept["commands"][arguments.device] = " ".join(["scripts/benchmark_engine.py", *options])
+    return kept
 
 
 def write(record: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ def page(record: dict[str, Any]) -> str:
     newest = max((cell["trl"] for cell in cells), key=_version, default="")
     return PAGE.format(
         date=max((cell["date"] for cell in cells), default="?"),
-        machine=record["machine"],
-        command=record["command"],
+        machine="; ".join(sorted({cell["machine"] for cell in cells})),
+        command="`, `".join(record["commands"].values()),
         versions=", ".join(f"{name} {version}" for name, version in cells[0]["versions"].items()) if cells else "?",
         targets=_table(("target", "wanted", "measured", "where", "met"), targets(record, newest)),
         times=_table(TIMES, [row for cell in cells if cell["trl"] == newest for row in _time_rows(cell)]),

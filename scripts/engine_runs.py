@@ -12,6 +12,8 @@ import dataclasses
 import gc
 import inspect
 import json
+import os
+import platform
 import random
 import sys
 import tempfile
@@ -373,13 +375,25 @@ def main() -> None:
     hide_kernel_notice()
     asked = json.loads(sys.argv[1])
     names = ("torch", "transformers", "trl", "peft")
-    print(json.dumps({"versions": {name: metadata.version(name) for name in names}}), flush=True)
+    versions = {name: metadata.version(name) for name in names}
+    print(json.dumps({"versions": versions, "machine": _machine(asked["cells"][0]["device"])}), flush=True)
     if "memory" in asked:
         print(json.dumps(peak_memory(_cell(asked["cells"][0]), asked["memory"], asked["tiles"])), flush=True)
         return
     for number, values in enumerate(asked["cells"]):
         for row in measure(_cell(values)):
             print(json.dumps({"cell": number, **row}), flush=True)
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")] or [platform.processor()]
+    return f"{platform.system()} {platform.machine()}, {names[0]}, {os.cpu_count()} CPUs"
 
 
 def _cell(values: dict[str, Any]) -> Cell:
