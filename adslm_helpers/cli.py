@@ -14,6 +14,7 @@ from . import __version__, verbs
 from .errors import AdslmError
 from .foreign_text import harmless
 from .recipe import preset_names
+from .recipe_rules import ENGINES, METHODS
 
 EPILOG = """\
 手順 / the road:
@@ -101,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     either.add_argument(
         "--resume", metavar="RUN", default="", help="途中の学習を、そのレシピのまま続ける / go on with what RUN was started with"
     )
+    _method_options(command)
     command = _verb(kinds, "monitor", verbs.monitor, "学習の様子を別の画面で見る / watch a training from another terminal")
     command.add_argument("name", nargs="?", default="quickstart", help="実行の名前かフォルダー / name or folder of a run")
     command.add_argument("--once", action="store_true", help="一度だけ表示する / look once instead of following")
@@ -155,6 +157,19 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--preset", default="", help=", ".join(preset_names()))
     command.add_argument("--model", default="", help="モデルの名前かフォルダー / hub id or folder, tried first")
     return parser
+
+
+def _method_options(command: argparse.ArgumentParser) -> None:
+    """Shorter spellings of --set for what a training is; None where not given."""
+    group = command.add_argument_group("どう学習するか / how it is trained (short for --set)")
+    group.add_argument("--engine", choices=ENGINES, help="fast: 独自の速い計算 / our own; trl: TRL の DPOTrainer")
+    group.add_argument(
+        "--method", choices=METHODS, help="preference_guided: 指示つきの教師に寄せる / with a teacher that sees an instruction"
+    )
+    group.add_argument("--preference-text", metavar="TEXT", help="教師が読む指示 / the instruction that the teacher sees")
+    group.add_argument(
+        "--prompt-embeddings", metavar="FILE", help="指示の代わりの学習済みベクトル / learned vectors in its place"
+    )
 
 
 def _dataset_options(command: argparse.ArgumentParser) -> None:

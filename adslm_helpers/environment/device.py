@@ -112,7 +112,10 @@ def usable_memory(device: str, probe: Probe) -> float | None:
         return None
     if device == "mps":
         return memory * _MPS_SHARE
-    return memory - (_CUDA_RESERVE if device == "cuda" else min(_CPU_RESERVE, memory / 8))
+    if device == "cuda":
+        return memory - _CUDA_RESERVE
+    # Each of a launcher's processes holds the model for itself.
+    return (memory - min(_CPU_RESERVE, memory / 8)) / max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def check_preset_fits(recipe: DpoRecipe, probe: Probe) -> None:

@@ -21,6 +21,7 @@ from ..watching.run_files import object_in
 from .candidates import OWN, Candidate, find_candidates, load_candidates
 from .compare import compare_texts, comparison_metrics, heldout_prompts
 from .heldout import score_heldout
+from .instruction import guided_metrics
 from .measure import Measured, measure, over_run, work
 from .rating_result import rating_summary
 from .report import render_report
@@ -75,7 +76,8 @@ def evaluate(run: Run, others: Sequence[str] = ()) -> Evaluation:
                 return measure(loaded, rows, training, asked, recipe, before=before, advance=advance)
 
             own = measured()
-            metrics, judged = _judged({**facts, **own.metrics})
+            guided = guided_metrics(loaded.model, loaded.tokenizer, rows, recipe)
+            metrics, judged = _judged({**facts, **own.metrics, **guided})
             metrics["candidates"] = list(_held_against(run, loaded.model, candidates, own, measured, facts))
         figures = dict(_figures(run, metrics, own.heldout.margins))
         for name, png in figures.items():

@@ -14,6 +14,7 @@ from ..text.ad_rules import DISCLAIMER_EN, DISCLAIMER_JA, ad_rules, find_breache
 from ..text.brief import prompt_text, whole_prompt
 from ..text.degenerate import KINDS
 from ..text.rubric import CHECKS
+from .instruction import guided_rows
 
 _OUTCOMES = {"win": "勝ち / win", "tie": "引分 / tie", "loss": "負け / loss"}
 _SEVERITIES = {"error": "違反 / error", "warn": "注意 / warn", "info": "参考 / info"}
@@ -43,6 +44,7 @@ def render_report(
         metrics=metrics,
         recipe=recipe,
         differences=recipe.differences(),
+        guided=list(guided_rows(metrics.get("guided"))),
         skipped=manifest.get("model", {}).get("skipped", []),
         dataset=manifest["steps"]["dataset"],
         versions=manifest.get("versions", {}),

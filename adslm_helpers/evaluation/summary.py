@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .instruction import guided_rows
+
 
 def summary_table(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the numbers that the verdict rests on; a row for what was not measured is left out."""
@@ -36,6 +38,8 @@ def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield label, change(key, ".1f" if key == "self_chrf" else ".1%")
     if metrics.get("kl_to_base") is not None:
         yield "元のモデルからの距離 / KL to the base, nats a token", f"{metrics['kl_to_base']:.3f}"
+    for ja, en, value in guided_rows(metrics.get("guided")):
+        yield f"{ja} / {en}", value
     for other in metrics.get("candidates", ()):
         yield f"候補 / candidate {other['name']}", f"{other['win_rate']:.1%} ({other['verdict']})"
 

@@ -230,7 +230,9 @@ def _quantised(plan: DevicePlan) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
-    return {"quantization_config": quantisation, "device_map": {"": plan.device}}
+    # By its number: a bare "cuda" is the first GPU to some readers, whichever this process was given.
+    place = torch.cuda.current_device() if plan.device == "cuda" else plan.device
+    return {"quantization_config": quantisation, "device_map": {"": place}}
 
 
 def _float32_logits(model: Any) -> None:

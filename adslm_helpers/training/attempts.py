@@ -11,7 +11,6 @@ from typing import Any
 from ..dataset.build import load_split
 from ..environment.device import choose_device
 from ..environment.machine import probe_machine
-from ..errors import TrainingError
 from ..models.catalog import facts_from_config
 from ..models.loading import LoadedModel, load_model
 from ..models.memory import plan_memory
@@ -19,18 +18,18 @@ from ..models.plan import plan_run
 from ..models.skipped import Skipped
 from ..recipe import DpoRecipe
 from ..run import Run, write_json
-from . import trl_api
 from .checkpoints import clear_up, last_valid, remove_after, seal_callback, step_of, train_from
 from .drift import drift_watch
-from .fast import trainer as fast_trainer
 from .finite import NotFiniteError, NumberGuard
 from .health import health_watch
 from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
-from .prompts import EncodedPairs, encode_pairs
+from .prompts import EncodedPairs
+from .ranks import first_decides, no_retry, same_in_all, this_rank
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
+from .sides import build_trainer, encode_sides
 from .snapshots import Ending, choose_ending, last_healthy_step, load_ending
 from .trl_api import readable_checkpoints
 
@@ -80,11 +79,14 @@ def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: S
     """
     tell, interruption = _listeners(callbacks), Interruption()
 
-    def ring(alarm: Alarm) -> None:
-        write_alarm(run.training, alarm)
-        tell(alarm.line())
+    ranks = this_rank()
 
-    recoveries = read_recoveries(run) if resume else []
+    def ring(alarm: Alarm) -> None:
+        if ranks.first:
+            write_alarm(run.training, alarm)
+            tell(alarm.line())
+
+    recoveries = first_decides(lambda: read_recoveries(run) if resume else [])
     attempt = _Attempt(as_recovered(recipe, recoveries))
     while True:
         try:
@@ -100,6 +102,8 @@ def train_until_done(run: Run, asked: DpoRecipe, recipe: DpoRecipe, callbacks: S
             failure, cause = _bare(error), "out_of_memory"
             remedy = after_out_of_memory(attempt.recipe, attempt.failed_in(), attempt.model or attempt.recipe.models[0])
             ring(memory_alarm(attempt.recipe, attempt.step, attempt.failed_in()))
+        if ranks.count > 1:
+            raise no_retry(failure, ranks.count) from None
         if remedy is None:
             raise nothing_left(failure, attempt.model, len(recoveries)) from None
         if remedy.from_start:
@@ -130,12 +134,12 @@ def _try(
 
     recipe = attempt.recipe
     named = replace(recipe, models=(attempt.model,), fallback=False) if attempt.model else recipe
-    loaded = load_model(named)
+    loaded = _loaded(named)
     loaded.skipped = [*attempt.skipped, *loaded.skipped]
     attempt.model, attempt.plan, attempt.phase = loaded.name, loaded.plan, "training"
     attempt.facts = facts_from_config(loaded.model.config)
-    sides = _encoded(run, loaded, recipe)
-    checkpoint = last_valid(run.training) if resume else None
+    sides = encode_sides(run, loaded, recipe)
+    checkpoint = first_decides(lambda: last_valid(run.training) if resume else None)
     start = step_of(checkpoint) if checkpoint else 0
     finite = FiniteGuard()
     watchers = (
@@ -145,48 +149,48 @@ def _try(
         finite,
         LearningRate(recipe.learning_rate),
         health_watch(run.training, recipe, loaded.tokenizer, load_split(run, "eval"), tell),
-        drift_watch(run.training, recipe, sides["train"].pairs, tell),
+        drift_watch(run.training, recipe, sides.pairs("train"), tell),
         *tensorboard_callback(run.training / "events"),
         *callbacks,
     )
     done_by_us: list[str] = []
 
     def build(one: LoadedModel) -> Any:
-        pairs = (sides["train"].pairs, sides["eval"].pairs)
-        build_trainer = fast_trainer.build_trainer if recipe.engine == "fast" else trl_api.build_trainer
-        trainer, done_by_us[:] = build_trainer(recipe, one.plan, one.model, one.tokenizer, *pairs, run.training, watchers)
+        trainer, done_by_us[:] = build_trainer(recipe, one, sides, run, watchers)
         return trainer
 
-    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides["train"].pairs)
+    trainer, loaded, report = checked_trainer(recipe, loaded, build, sides.pairs("train"))
+    same_in_all(report.dtype)
     attempt.plan = loaded.plan
-    write_json(run.training / "preflight.json", report.to_dict())
     # Whoever loads the tuned model later must not take the precision that failed.
     used = replace(recipe, dtype=loaded.plan.dtype) if report.rejected else recipe
-    write_json(run.training / "recipe.json", used.to_dict())
-    run.update(model=loaded.record())
-    known = {side: encoded.pairs for side, encoded in sides.items()}
+    if this_rank().first:
+        write_json(run.training / "preflight.json", report.to_dict())
+        write_json(run.training / "recipe.json", used.to_dict())
+        run.update(model=loaded.record())
+    known = {side: encoded.pairs for side, encoded in sides.encoded.items()}
     finite.guard = attempt.guard = NumberGuard(trainer, loaded.plan, known, run.training, loaded.tokenizer.pad_token_id)
     started = time.monotonic()
     try:
         with readable_checkpoints(), interruption.listening():
             train_from(trainer, checkpoint)
-        if interruption.asked:
+        if interruption.heard():
             raise interrupted(run.training)
-        if not evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY)):
+        if not first_decides(lambda: evaluated_at(trainer.state.global_step, read_history(run.training / HISTORY))):
             trainer.evaluate()
         seconds = time.monotonic() - started
         ending, final = _ended(run, recipe, trainer)
     finally:
         attempt.step = trainer.state.global_step
-    if ending.alarm:
+    if ending.alarm and this_rank().first:
         write_alarm(run.training, ending.alarm)
         tell(ending.alarm.line())
-    return Outcome(trainer, used, loaded, report, sides, done_by_us, start, seconds, ending, final)
+    return Outcome(trainer, used, loaded, report, sides.encoded, done_by_us, start, seconds, ending, final)
 
 
 def _ended(run: Run, recipe: DpoRecipe, trainer: Any) -> tuple[Ending, dict[str, float]]:
     """Puts the adapter that the run ends with into the model; its held-out metrics."""
-    ending = choose_ending(run.training, recipe.load_best_model_at_end)
+    ending = first_decides(lambda: choose_ending(run.training, recipe.load_best_model_at_end))
     load_ending(trainer.model, ending)
     if ending.start:  # never evaluated; and what comes now is no row of the history
         trainer.callback_handler.callbacks = []
@@ -204,19 +208,11 @@ def evaluated_at(step: int, history: list[dict]) -> bool:
     return any("eval_loss" in row and row["step"] == step for row in history)
 
 
-def _encoded(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> dict[str, EncodedPairs]:
-    sides = {
-        side: encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
-        for side in ("train", "eval")
-    }
-    for side, encoded in sides.items():
-        if not encoded.pairs:
-            reasons = "\n".join(encoded.lines(side))
-            raise TrainingError(
-                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
-                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
-            )
-    return sides
+def _loaded(recipe: DpoRecipe) -> LoadedModel:
+    """The model of `load_model`; of several processes the first chooses (and downloads) it, and the others load the same."""
+    loaded = load_model(recipe) if this_rank().first else None
+    name, plan = first_decides(lambda: (loaded.name, loaded.plan))
+    return loaded or load_model(replace(recipe, models=(name,), fallback=False), plan)
 
 
 def _after_not_finite(error: NotFiniteError, attempt: _Attempt) -> Remedy | None:

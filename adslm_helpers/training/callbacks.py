@@ -26,12 +26,16 @@ class HistoryCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A resumed run keeps the rows up to its checkpoint and drops the later ones, which are done again."""
+        if not state.is_world_process_zero:
+            return
         self._started = time.monotonic()
         kept = [row for row in read_history(self.path) if row["step"] <= state.global_step] if state.global_step else []
         write_jsonl(self.path, kept)
         write_json(self.path.with_name(PROGRESS), {"total_steps": state.max_steps})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         numbers = {key: _number(value) for key, value in (logs or {}).items()}
         row = {"step": state.global_step, **{key: value for key, value in numbers.items() if value is not None}}
         # JSON has no NaN: a metric that is not finite is named instead of written.
@@ -53,6 +57,8 @@ class FiniteGuard(TrainerCallback):
         """transformers before 4.45 calls no callback before the step: there torch's own optimizer does."""
         if not hasattr(TrainerCallback, "on_pre_optimizer_step"):
             bare = getattr(optimizer, "optimizer", optimizer)
+            if not hasattr(bare, "register_step_pre_hook"):  # DeepSpeed's own optimizer
+                return
             bare.register_step_pre_hook(lambda *_: self.on_pre_optimizer_step(args, state, control, model=model))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -74,6 +80,8 @@ class LearningRate(TrainerCallback):
         self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
     ) -> None:
         scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        if not hasattr(scheduler, "lr_lambdas"):  # one that a DeepSpeed file brought
+            return
         scheduler.base_lrs = [self.learning_rate for _ in scheduler.base_lrs]
         for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
             group["initial_lr"] = self.learning_rate

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run import remove_temporary, sha256, write_json, write_text
+from .ranks import first_decides, together
 
 SEAL = "seal.json"
 _STATE = "trainer_state.json"
@@ -173,6 +174,7 @@ def seal_callback() -> Any:
                 control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            together()  # each process writes its own random state
             if state.is_world_process_zero:
                 seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
@@ -184,8 +186,9 @@ def train_from(trainer: Any, checkpoint: Path | None) -> None:
 
     transformers takes one step too many when it resumes a run with max_steps that had ended inside an epoch.
     """
+    trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else one process spreads each batch over all GPUs (nn.DataParallel)
     if checkpoint:
-        set_train_batch_size(checkpoint, trainer.args.train_batch_size)
+        first_decides(lambda: set_train_batch_size(checkpoint, trainer.args.train_batch_size))
     if checkpoint is None or not is_finished(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return
@@ -196,7 +199,12 @@ def train_from(trainer: Any, checkpoint: Path | None) -> None:
 
 
 def save_adapter(trainer: Any, tokenizer: Any, target: Path) -> None:
-    """The adapter and its tokenizer under a temporary name, then as `target`, in place of an earlier one: whole or absent."""
+    """The adapter and its tokenizer under a temporary name, then as `target`, in place of an earlier one: whole or absent.
+
+    Of several processes the first does it.
+    """
+    if not trainer.is_world_process_zero():
+        return
     partial = target.with_name(f".{target.name}.partial")
     for path in (partial, target):
         if path.is_dir():

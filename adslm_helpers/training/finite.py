@@ -14,6 +14,7 @@ from ..run import write_json
 from .diagnosis import Diagnosis, diagnose
 from .history import Alarm
 from .prompts import EncodedPair, score_rows
+from .ranks import this_rank
 from .trl_rows import scored_rows
 
 FOLDER = "not_finite"
@@ -132,8 +133,11 @@ class NumberGuard:
         raise NotFiniteError(step, self.phase, told, diagnosis, saved)
 
     def _finite_again(self) -> bool:
-        """The batches once more, with gradients where it was a training step."""
+        """The batches once more, with gradients where it was a training step; not where other processes would have to take part."""
         import torch
+
+        if this_rank().count > 1:
+            return False
 
         model = self.trainer.model
         with torch.enable_grad() if self.phase == "training" else torch.no_grad():

@@ -21,6 +21,7 @@ from .divergence import mean_kl
 from .drift import kl_alarm
 from .history import Alarm, append_row, read_history, write_alarm
 from .prompts import EncodedPair, encode_pair
+from .ranks import any_rank
 from .signs import Answers, Asked, Sign, find_signs, read_answers, standard_of
 from .snapshots import HEALTH, drop_snapshots_after, evaluations, prune_snapshots, take_snapshot
 
@@ -57,7 +58,7 @@ def health_watch(
             self, args: Any, state: Any, control: Any, metrics: dict | None = None, model: Any = None, **kwargs: Any
         ) -> None:
             stop = state.is_world_process_zero and watch.evaluated(model, state.global_step, metrics or {})
-            if _any_process(stop, model):
+            if any_rank(stop):
                 control.should_training_stop = True
 
     callback = HealthCallback()
@@ -271,16 +272,3 @@ def _not_finite(step: int, loss: float | None, kl: float | None) -> Alarm:
 
 def _finite(value: Any) -> float | None:
     return round(float(value), 6) if value is not None and math.isfinite(float(value)) else None
-
-
-def _any_process(stop: bool, model: Any) -> bool:
-    """Whether any process of a distributed training wants to stop: a process that went on alone would wait for ever."""
-    import torch.distributed as distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return bool(stop)
-    import torch
-
-    flag = torch.tensor(int(stop), device=model.device)
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return bool(flag.item())

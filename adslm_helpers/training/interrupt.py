@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..errors import Interrupted
 from .checkpoints import last_valid, step_of
+from .ranks import any_rank, is_echo
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.asked = False
+        self._since: float | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -37,12 +40,19 @@ class Interruption:
 
     def _take(self, *_: Any) -> None:
         if self.asked:
+            if self._since is not None and is_echo(time.monotonic() - self._since):
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._since = True, time.monotonic()
         _log.warning(
             "中断します。このステップが終わったら保存します（すぐに止めるには、もう一度中断してください）。\n"
             "Stopping: this step is finished and saved first (interrupt once more to stop at once)."
         )
+
+    def heard(self) -> bool:
+        """Whether any process of the training was asked to stop; all of them have to ask this at the same place."""
+        self.asked = any_rank(self.asked)
+        return self.asked
 
     def callback(self) -> Any:
         """A `transformers.TrainerCallback` that logs, saves and ends the training at the first step boundary after a Ctrl-C.
@@ -55,11 +65,11 @@ class Interruption:
 
         class StopWhenAsked(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if interruption.asked:
+                if interruption.heard():
                     control.should_log = control.should_save = control.should_training_stop = True
 
             def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if interruption.asked:
+                if interruption.heard():
                     control.should_save = control.should_training_stop = True
 
         return StopWhenAsked()

@@ -16,6 +16,11 @@ REASONS = {
     "response_too_long": ("応答が max_length に収まりません", "the response does not fit into max_length"),
     "special_tokens": ("文中に特殊トークンの文字列があります", "the text holds the spelling of a special token"),
     "boundary": ("プロンプトと応答の境目がトークンの途中です", "a token straddles the end of the prompt"),
+    "instruction_boundary": ("指示を入れると応答のトークンが変わります", "the instruction changes the tokens of a response"),
+    "instruction_too_long": (
+        "指示を入れると、モデルが読める長さを超えます",
+        "with the instruction it is longer than the model can read",
+    ),
 }
 
 
@@ -74,23 +79,34 @@ def encode_pair(tokenizer: Any, row: dict, max_length: int, max_prompt_length: i
     The prompt is cut from the left, inside the user's words (the template stays whole), until it has at most
     `max_prompt_length` tokens and the longer response fits into `max_length`.
     """
+    encoded = encode_with_messages(tokenizer, row, max_length, max_prompt_length)
+    return encoded if isinstance(encoded, str) else encoded[0]
+
+
+def encode_with_messages(
+    tokenizer: Any, row: dict, max_length: int, max_prompt_length: int
+) -> tuple[EncodedPair, list[dict]] | str:
+    """As `encode_pair`, and the chat messages, cut, that the prompt was rendered from."""
     texts = [row["chosen"], row["rejected"], *(message["content"] for message in as_messages(row["prompt"]))]
     if any(special in text for special in tokenizer.all_special_tokens for text in texts):
         return "special_tokens"  # the tokenizer would read the letters as control tokens: a second EOS, or a second turn
-    whole = render_prompt(tokenizer, row["prompt"])
-    prompt_ids = _ids(tokenizer, whole)
-    responses = _response_ids(tokenizer, whole, prompt_ids, row)
+    messages = as_messages(row["prompt"])
+    whole = render_prompt(tokenizer, messages)
+    prompt_ids = token_ids(tokenizer, whole)
+    responses = response_ids(tokenizer, whole, prompt_ids, row)
     if None in responses:
         return "boundary"
     room = min(max_prompt_length, max_length - max(map(len, responses)))
-    prompt_text, cut = (whole, 0) if len(prompt_ids) <= room else _cut_prompt(tokenizer, row["prompt"], len(prompt_ids), room)
-    if prompt_text is None:
-        return "response_too_long"
-    if cut:
-        prompt_ids = _ids(tokenizer, prompt_text)
-        if _response_ids(tokenizer, prompt_text, prompt_ids, row) != responses:
+    prompt_text, cut = whole, 0
+    if len(prompt_ids) > room:
+        messages, cut = _cut_prompt(tokenizer, messages, len(prompt_ids), room)
+        if messages is None:
+            return "response_too_long"
+        prompt_text = render_prompt(tokenizer, messages)
+        prompt_ids = token_ids(tokenizer, prompt_text)
+        if response_ids(tokenizer, prompt_text, prompt_ids, row) != responses:
             return "boundary"
-    return EncodedPair(prompt_ids, *responses, prompt_text, row["chosen"], row["rejected"], cut)
+    return EncodedPair(prompt_ids, *responses, prompt_text, row["chosen"], row["rejected"], cut), messages
 
 
 def collate(pairs: Sequence[EncodedPair], pad_token_id: int) -> dict[str, Tensor]:
@@ -122,9 +138,9 @@ def pad_rows(rows: Sequence[tuple[list[int], list[int]]], pad_token_id: int) -> 
     return {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
 
 
-def _cut_prompt(tokenizer: Any, prompt: str | list[dict], full: int, room: int) -> tuple[str | None, int]:
-    """The rendered prompt of `full` tokens with at most `room`, and how many were cut; (None, 0) when the template alone is longer."""
-    messages = as_messages(prompt)
+def _cut_prompt(tokenizer: Any, messages: Sequence[dict], full: int, room: int) -> tuple[list[dict] | None, int]:
+    """The messages of a prompt of `full` tokens with at most `room`, and how many were cut; (None, 0) when the template alone is longer."""
+    messages = list(messages)
     last = max(i for i, message in enumerate(messages) if message["role"] == "user")
     text, length = messages[last]["content"], full
     while length > room:
@@ -132,19 +148,20 @@ def _cut_prompt(tokenizer: Any, prompt: str | list[dict], full: int, room: int) 
             return None, 0
         text = text[max(1, (length - room) * len(text) // max(length, 1)) :]
         messages[last] = {**messages[last], "content": text}
-        length = len(_ids(tokenizer, render_prompt(tokenizer, messages)))
-    return render_prompt(tokenizer, messages), full - length
+        length = len(token_ids(tokenizer, render_prompt(tokenizer, messages)))
+    return messages, full - length
 
 
-def _response_ids(tokenizer: Any, prompt_text: str, prompt_ids: list[int], row: dict) -> list[list[int] | None]:
+def response_ids(tokenizer: Any, prompt_text: str, prompt_ids: list[int], row: dict) -> list[list[int] | None]:
     """Chosen and rejected as they continue the prompt, each with one EOS; None for one where a token straddles the boundary.
 
     Read together with the prompt: alone, a SentencePiece tokenizer would put a space before them that no generated text has.
     """
-    both = [_ids(tokenizer, prompt_text + row[side]) for side in ("chosen", "rejected")]
+    both = [token_ids(tokenizer, prompt_text + row[side]) for side in ("chosen", "rejected")]
     start = len(prompt_ids)
     return [[*ids[start:], tokenizer.eos_token_id] if ids[:start] == prompt_ids else None for ids in both]
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """`text` as ids, with no special token that does not stand in it."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ..environment.device import DevicePlan
 from ..recipe import DpoRecipe
+from .ranks import share_of_batch, this_rank
 
 
 def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: Path) -> dict[str, Any]:
-    """Every argument by its newest name, none left to a default: defaults moved between TRL versions."""
+    """Every argument by its newest name, none left to a default: defaults moved between TRL versions.
+
+    Of several processes each gets its share of the batch. ADSLM_DEEPSPEED: a DeepSpeed file, whose values should be "auto".
+    """
+    processes = this_rank().count
+    batch, accumulation = share_of_batch(recipe, processes)
+    deepspeed = os.environ.get("ADSLM_DEEPSPEED") or None
     steps = total_steps(recipe, n_pairs)
     warmup = round(recipe.warmup_ratio * steps)
     evaluate_every = max(1, steps // recipe.evals_per_run)
@@ -20,9 +28,9 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "data_seed": recipe.seed,
         "num_train_epochs": recipe.num_train_epochs,
         "max_steps": recipe.max_steps,
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "gradient_accumulation_steps": accumulation,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.lr_scheduler_type,
         "warmup_steps": warmup if warmup > 1 else 0,  # the ratio is gone from transformers 5.15, and 4.42 refuses a warm-up of 1
@@ -33,7 +41,7 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": plan.bf16,
         "fp16": plan.fp16,
-        "use_cpu": plan.device == "cpu",
+        "use_cpu": plan.device == "cpu" and not deepspeed,  # with it transformers starts no DeepSpeed on a CPU
         "dataloader_pin_memory": plan.pin_memory,
         "dataloader_num_workers": plan.num_workers,
         "logging_steps": recipe.logging_steps,
@@ -58,6 +66,7 @@ def trainer_settings(recipe: DpoRecipe, plan: DevicePlan, n_pairs: int, folder: 
         "precompute_ref_log_probs": False,
         "disable_dropout": True,
         **_loss(recipe),
+        **_only_given(deepspeed=deepspeed, **({"ddp_find_unused_parameters": False} if processes > 1 else {})),
         **_only_given(torch_empty_cache_steps=plan.empty_cache_steps, pad_to_multiple_of=plan.pad_to_multiple_of),
     }
 

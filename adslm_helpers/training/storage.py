@@ -21,10 +21,11 @@ _TORCH = re.compile(r"inline_container|PytorchStreamWriter|iostream error")
 
 
 @contextmanager
-def storage_told(training: Path) -> Iterator[None]:
+def storage_told(training: Path, clear: bool = True) -> Iterator[None]:
     """A failed write inside the block as a TrainingError that says what is kept and how to go on.
 
     Half-written checkpoints are removed at once: on a full disk nothing else could be written, the run's own status included.
+    `clear` False: not by this process, which does not hold the run's lock.
     """
     try:
         yield
@@ -35,7 +36,8 @@ def storage_told(training: Path) -> Iterator[None]:
         if reason is None:
             raise
         with suppress(OSError):
-            discard_unusable(training)
+            if clear:
+                discard_unusable(training)
         raise _told(training, reason) from error
 
 

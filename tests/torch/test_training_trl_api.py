@@ -13,9 +13,9 @@ from adslm_helpers.errors import TrainingError
 from adslm_helpers.models.loading import load_model
 from adslm_helpers.recipe import load_recipe
 from adslm_helpers.training import trl_api
+from adslm_helpers.training.accumulation import repair_accumulation
 from adslm_helpers.training.prompts import encode_pairs
 from adslm_helpers.training.settings import total_steps, trainer_settings
-from adslm_helpers.training.accumulation import repair_accumulation
 from adslm_helpers.training.trl_api import build_trainer, find_route, readable_checkpoints
 
 CPU = Probe(kind="cpu", name="CPU", memory_gb=16, torch="2.13.0")

@@ -209,7 +209,7 @@ def test_mistakes_of_real_verbs_end_with_2_and_a_way_out(arguments, said, capsys
 
 
 def recipe(*arguments, run=None):
-    return cli.verbs._recipe(cli.build_parser().parse_args(["train", *arguments]), run)
+    return cli.verbs.recipe_of(cli.build_parser().parse_args(["train", *arguments]), run)
 
 
 def test_the_recipe_is_the_runs_own_unless_a_preset_is_named():

@@ -23,7 +23,10 @@ from adslm_helpers.recipe import (
     try_first,
 )
 
-PRESETS = ["tiny", "apple_m1_16gb", "apple_m2_8gb", "colab_l4", "colab_quick", "colab_t4", "cpu", "gpu_80gb", "smoke"]
+PRESETS = [
+    "tiny", "apple_m1_16gb", "apple_m2_8gb", "colab_l4", "colab_quick", "colab_t4", "cpu", "gpu_80gb",
+    "pg_4x24gb", "pg_8xa100", "pg_aggressive", "pg_conservative", "pg_medium", "smoke",
+]  # fmt: skip
 
 
 def test_the_presets_with_the_default_first():

@@ -55,7 +55,7 @@ def test_without_the_switch_there_are_no_weights():
 
 
 def test_coin_flips_alone_teach_nothing_and_that_is_said():
-    with pytest.raises(TrainingError, match="0.5 for every pair"):
+    with pytest.raises(TrainingError, match=r"0\.5 for every pair"):
         pair_weights(weighing(), [{"p_win": 0.5}, {"p_win": 0.9}], kept=[0])
 
 

@@ -66,7 +66,7 @@ class OwnHead:
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        size = max(1, _OWN // self._causal.config.get_text_config().vocab_size)
+        size = max(1, _OWN // text_config(self._causal).vocab_size)
         if len(hidden) <= size or not torch.is_grad_enabled():
             chunks = [self._chunk(*chunk) for chunk in zip(hidden.split(size), targets.split(size), strict=True)]
         else:
@@ -100,11 +100,16 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return type(output)(**{**output, "last_hidden_state": hidden})
 
 
+def text_config(model: Any) -> Any:
+    """The config of the part that reads text; transformers before 4.45 has no way to ask, and no models that need it."""
+    return getattr(model.config, "get_text_config", lambda: model.config)()
+
+
 def tiled_head(model: Any) -> TiledHead | None:
     """The model's head where tiles give the same numbers: a plain frozen linear layer with nothing after it; else None."""
     from torch import nn
 
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    head, config = model.get_output_embeddings(), text_config(model)
     plain = type(head) is nn.Linear and not head.weight.requires_grad and head.weight.is_floating_point()
     if not plain or any(getattr(config, name, None) not in (None, 1.0) for name in _AFTER_THE_HEAD):
         return None

@@ -13,7 +13,7 @@ from ...foreign_text import harmless
 from ..maths import sequence_logps
 from ..prompts import EncodedPair, collate
 from ..remedies import out_of_memory
-from .head import TiledHead, tiled_head
+from .head import TiledHead, text_config, tiled_head
 from .layout import lay_out
 from .scores import score
 
@@ -93,7 +93,7 @@ def _choose_head(model: Any, pair: EncodedPair, pad: int, told: list[str]) -> Ti
 
 def _choose_layout(model: Any, pairs: Sequence[EncodedPair], pad: int, head: TiledHead | None, told: list[str]) -> bool:
     by_length = sorted(pairs, key=_length)
-    longest, window = _length(by_length[-1]), _window(model.config.get_text_config())
+    longest, window = _length(by_length[-1]), _window(text_config(model))
     if window is not None and longest > window:
         told.append(
             f"{_name(model)} は {window} トークン前までしか見ない層を持ち、最長の対は {longest} トークンです。応答ごとに1行で計算します"

@@ -1,0 +1,1 @@
+"""One training on several GPUs or machines: the command for it, and its start. Works without torch."""

@@ -1,0 +1,30 @@
+"""`adslm train`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ..run import Run
+from .recipes import changes_recipe, recipe_of
+
+
+def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm train`."""
+    from ..environment.device import configure_mps_environment
+
+    configure_mps_environment()
+    from ..training.mirror_state import mirror_line
+    from ..training.restore import restore_run
+    from ..training.resume import started_recipe
+    from ..training.train import expected_steps
+    from ..training.train import train as train_run
+    from ..widgets.live import live_view
+
+    run = Run(arguments.resume or arguments.run)
+    restore_run(run, say=print)  # before the recipe is asked for: on a new machine it is not here yet
+    recipe = started_recipe(run) if arguments.resume and not changes_recipe(arguments) else recipe_of(arguments, run)
+    view = live_view(expected_steps(run, recipe), notes=[lambda: mirror_line(run.training)])
+    result = train_run(run, recipe, [view], fresh=arguments.fresh, resume=bool(arguments.resume), say=print)
+    return asdict(result), result.lines()
