@@ -14,11 +14,12 @@ def page(record: dict[str, Any]) -> str:
     """The whole page, Markdown with aligned columns."""
     cells = record["cells"]
     newest = max((cell["trl"] for cell in cells), key=_version, default="")
+    versions = next((cell["versions"] for cell in cells if cell["trl"] == newest), {})
     return PAGE.format(
         date=max((cell["date"] for cell in cells), default="?"),
         machine="; ".join(sorted({cell["machine"] for cell in cells})),
         command="`, `".join(record["commands"].values()),
-        versions=", ".join(f"{name} {version}" for name, version in cells[0]["versions"].items()) if cells else "?",
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         targets=_table(("target", "wanted", "measured", "where", "met"), targets(record, newest)),
         times=_table(TIMES, [row for cell in cells if cell["trl"] == newest for row in _time_rows(cell)]),
         told="".join(f"\n{cell['name']}: {words}" for cell in cells for words in cell["told"]),
