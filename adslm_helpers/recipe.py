@@ -36,7 +36,7 @@ class DpoRecipe:
     """NF4 base weights by bitsandbytes (about 0.5 byte a weight). Costs speed; buys memory."""
 
     # --- how it is trained -----------------------------------------------------------------------------------------
-    engine: str = "trl"
+    engine: str = "fast"
     """'fast': our own trainer, the prompt read once for both answers; 'trl': TRL's DPOTrainer. The losses are the same."""
     method: str = "dpo"
     """'dpo', or 'preference_guided': DPO and a pull towards the margins of a teacher that sees an instruction (engine 'fast' only)."""

@@ -69,9 +69,9 @@ def launcher_lines() -> list[str]:
         return []
     return [
         "【注意】accelerate launch に複数のプロセスが指定されていますが、起動したのは 1 つだけです（CPU での既知の動作）。1 プロセスで学習します。"
-        "→ 複数で動かすには: torchrun --standalone --nproc_per_node 2 -m adslm_helpers train ..."
+        "→ 複数で動かすには: torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train ..."
         " / NOTE: accelerate launch was asked for several processes and started one, as it does on CPUs; this one trains alone."
-        " -> For several: torchrun --standalone --nproc_per_node 2 -m adslm_helpers train ..."
+        " -> For several: torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train ..."
     ]
 
 
@@ -135,22 +135,6 @@ def any_rank(flag: bool) -> bool:
 def together() -> None:
     """Waits until every process is here."""
     any_rank(False)
-
-
-def same_in_all(what: str) -> None:
-    """Raises TrainingError unless every process says the same, such as the precision that its own look found good."""
-    if not _several():
-        return
-    import torch.distributed as distributed
-
-    said: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(said, what)
-    if len(set(said)) > 1:
-        each = ", ".join(f"{rank}: {one}" for rank, one in enumerate(said))
-        raise TrainingError(
-            f"プロセスによって精度が違います（{each}）。同じ機器が揃っていません。→ dtype を 'float32' にするか、同じ GPU だけを使ってください。",
-            f"The processes chose different precisions ({each}): their devices differ. -> Set dtype to 'float32', or use equal GPUs only.",
-        )
 
 
 def refuse_device(device: str, ranks: Ranks) -> None:

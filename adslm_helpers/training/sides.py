@@ -51,9 +51,20 @@ def encode_sides(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> Sides:
     return Sides(encoded, taught, pair_weights(recipe, rows["train"], encoded["train"].kept))
 
 
-def build_trainer(recipe: DpoRecipe, loaded: LoadedModel, sides: Sides, run: Run, callbacks: Sequence[Any]) -> tuple[Any, list[str]]:
+def build_trainer(
+    recipe: DpoRecipe, loaded: LoadedModel, sides: Sides, run: Run, callbacks: Sequence[Any]
+) -> tuple[Any, list[str]]:
     """A trainer of the recipe's engine with a fresh adapter, and what there is to say of it, in words."""
-    given = (recipe, loaded.plan, loaded.model, loaded.tokenizer, sides.pairs("train"), sides.pairs("eval"), run.training, callbacks)
+    given = (
+        recipe,
+        loaded.plan,
+        loaded.model,
+        loaded.tokenizer,
+        sides.pairs("train"),
+        sides.pairs("eval"),
+        run.training,
+        callbacks,
+    )
     if recipe.engine == "trl":
         return trl_api.build_trainer(*given)
     teacher = make_teacher(recipe, loaded.model, sides.taught) if sides.taught else None
