@@ -122,7 +122,7 @@ def attention_share(config: Any) -> float:
     is 3.5; measured with hidden size 512 it is 3.7 (answers of 128 tokens behind prompts of 16 take the same time either way). 4, so that a
     shared row is surely no slower than two.
     """
-    facts = facts_from_config(config.get_text_config())
+    facts = facts_from_config(getattr(config, "get_text_config", lambda: config)())
     return 4 * facts.heads * facts.head_dim * facts.layers / max(1, facts.linear_weights)
 
 
