@@ -13,6 +13,7 @@ from typing import Any
 from . import __version__, verbs
 from .errors import AdslmError
 from .foreign_text import harmless
+from .preference_text import PREFERENCE_TEXT
 from .recipe import preset_names
 from .recipe_rules import ENGINES, METHODS
 
@@ -106,6 +107,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _method_options(command)
     command.add_argument("--deepspeed", metavar="FILE", help="DeepSpeed の設定（zero2 は付属）/ DeepSpeed's file; zero2 is ours")
+    command = _verb(
+        kinds,
+        "preference-prompt",
+        verbs.preference_prompt,
+        "教師が読むベクトルを学習する / train the vectors that a preference-guided teacher reads",
+        run=True,
+        recipe=True,
+    )
+    _prompt_options(command)
     command = _verb(kinds, "launch", verbs.launch, "複数の GPU・マシンで学習する / train on several GPUs or machines")
     command.add_argument(
         "--gpus", metavar="SPEC", default="", help="localhost:0,1 | node1:0,1@node2:0,1 | cpu:2 (default: $GPU_NODES)"
@@ -187,6 +197,24 @@ def _method_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-embeddings", metavar="FILE", help="指示の代わりの学習済みベクトル / learned vectors in its place"
     )
+
+
+def _prompt_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--preference-text",
+        dest="start",
+        metavar="TEXT",
+        default=PREFERENCE_TEXT,
+        help="出発点の言葉 / words that the vectors start from",
+    )
+    command.add_argument(
+        "--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="PEFT の方法 / PEFT's method"
+    )
+    command.add_argument(
+        "--virtual-tokens", type=int, default=0, metavar="N", help="いくつ。0: 言葉と同じ / how many; 0: as the words have"
+    )
+    command.add_argument("--learning-rate", type=float, metavar="X", help="既定は方法による / by method unless given")
+    command.add_argument("--epochs", type=float, metavar="X", help="既定はレシピの値 / the recipe's unless given")
 
 
 def _dataset_options(command: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from .data import dataset, setup
 from .launching import launch
 from .recipes import recipe_of
 from .results import chat, evaluate, export, rate, run_all
-from .tuning import train
+from .tuning import preference_prompt, train
 from .watching import analyze, check, monitor
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "export",
     "launch",
     "monitor",
+    "preference_prompt",
     "rate",
     "recipe_of",
     "run_all",

@@ -1,4 +1,4 @@
-"""`adslm train`."""
+"""`adslm train` and `adslm preference-prompt`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..run import Run
 from ..training.launch.start import check_started
 from ..training.launch.zero import use_deepspeed
 from .launching import launched
-from .recipes import changes_recipe, recipe_of
+from .recipes import changes_recipe, recipe_of, say
 
 
 def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -35,4 +35,18 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     recipe = started_recipe(run) if arguments.resume and not changes_recipe(arguments) else recipe_of(arguments, run)
     view = live_view(expected_steps(run, recipe), notes=[lambda: mirror_line(run.training)])
     result = train_run(run, recipe, [view], fresh=arguments.fresh, resume=bool(arguments.resume), say=print)
+    return asdict(result), result.lines()
+
+
+def preference_prompt(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm preference-prompt`: the vectors that a teacher of preference-guided DPO reads in place of words."""
+    from ..environment.device import configure_mps_environment
+
+    configure_mps_environment()
+    from ..training.guided.prompt_tuning import train_prompt_embeddings
+
+    run = Run(arguments.run)
+    asked = {"virtual_tokens": arguments.virtual_tokens, "kind": arguments.kind}
+    asked |= {"learning_rate": arguments.learning_rate, "epochs": arguments.epochs, "text": arguments.start}
+    result = train_prompt_embeddings(run, recipe_of(arguments, run), **asked, say=say)
     return asdict(result), result.lines()
