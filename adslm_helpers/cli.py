@@ -24,6 +24,7 @@ EPILOG = """\
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
   adslm dataset --from-log log.csv --run spring 広告ログから対を作る / make the pairs from an ad log
   adslm train --run spring                      DPO で学習 / tune by DPO
+  adslm preference-prompt --run spring          教師が読むベクトル / vectors for a preference-guided teacher
   adslm launch --gpus localhost:0,1 -- train --run spring  複数の GPU で / on several GPUs
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
