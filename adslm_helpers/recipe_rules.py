@@ -136,6 +136,11 @@ def problems(recipe: Any) -> typing.Iterator[tuple[str, str]]:
                 f"{name} = {getattr(recipe, name)!r} は TRL にはありません。→ engine を 'fast' にしてください。",
                 f"{name} = {getattr(recipe, name)!r} is not known to TRL. -> Set engine to 'fast'.",
             )
+    if re.search("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", recipe.preference_text):
+        yield (
+            f"preference_text = {brief(recipe.preference_text)} に文字でないものがあります。→ 入力し直してください。",
+            f"preference_text = {brief(recipe.preference_text)} holds what is no text. -> Type it again.",
+        )
     if recipe.preference_text and recipe.prompt_embeddings:
         yield (
             "preference_text と prompt_embeddings の両方が指定されています。→ どちらか一方を空にしてください。",

@@ -175,6 +175,10 @@ class Run:
         file_content(self.dataset / "train.jsonl")  # raises with the words for an absent file
         for file in sorted(self.dataset.iterdir()):
             write_bytes(other.dataset / file.name, file_content(file))
+        for file in sorted(
+            (self.path / "reference").glob("*.safetensors")
+        ):  # of the same pairs: another recipe need not score them again
+            write_bytes(other.path / "reference" / file.name, file_content(file))
         other.update(steps={**other.manifest()["steps"], "dataset": self.manifest()["steps"]["dataset"]}, forked_from=self.name)
         return other
 

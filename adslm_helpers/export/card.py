@@ -72,6 +72,9 @@ def _warning(facts: CardFacts) -> list[str]:
     ]
 
 
+_METHODS = {"dpo": "DPO", "preference_guided": "preference-guided DPO"}
+
+
 def _training(facts: CardFacts) -> str:
     split, result = facts.dataset.get("split", {}), facts.result
     dropped = sum(facts.dataset.get("dropped", {}).values())
@@ -79,7 +82,7 @@ def _training(facts: CardFacts) -> str:
     told = known if known != "?" else "不明。ベースモデルの説明を確かめてください / unknown: see the base model's own card"
     rows = [
         ("ベースモデル / base model", f"{markdown(facts.base)}（ライセンス / licence: {told}）"),
-        ("方法 / method", f"DPO + LoRA（loss {facts.recipe.loss_type}, beta {facts.recipe.beta:g}, rank {facts.recipe.lora_r}）"),
+        ("方法 / method", f"{_METHODS[facts.recipe.method]} + LoRA（loss {facts.recipe.loss_type}, beta {facts.recipe.beta:g}, rank {facts.recipe.lora_r}）"),
         ("データ / data", _source(facts.dataset)),
         ("読んだ行・除いた行 / rows read, dropped", f"{facts.dataset.get('rows_in', '?')}, {dropped}"),
         ("学習に使った対 / pairs trained on", result.get("pairs", {}).get("train", split.get("train", "?"))),

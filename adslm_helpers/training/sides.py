@@ -43,11 +43,7 @@ def encode_sides(run: Run, loaded: LoadedModel, recipe: DpoRecipe) -> Sides:
         else:
             encoded[side] = encode_pairs(loaded.tokenizer, rows[side], recipe.max_length, recipe.max_prompt_length)
         if not encoded[side].pairs:
-            reasons = "\n".join(encoded[side].lines(side))
-            raise TrainingError(
-                f"{side} に使える対が残りません。\n{reasons}\n→ max_length を大きくするか、データを見直してください。",
-                f"No usable pair is left in {side}.\n{reasons}\n-> Raise max_length, or look at the data.",
-            )
+            raise _nothing_left(side, encoded[side])
     return Sides(encoded, taught, pair_weights(recipe, rows["train"], encoded["train"].kept))
 
 
@@ -69,3 +65,14 @@ def build_trainer(
         return trl_api.build_trainer(*given)
     teacher = make_teacher(recipe, loaded.model, sides.taught) if sides.taught else None
     return fast_trainer.build_trainer(*given, teacher=teacher, weights=sides.weights)
+
+
+def _nothing_left(side: str, encoded: EncodedPairs) -> TrainingError:
+    reasons, most = "\n".join(encoded.lines(side)), encoded.dropped.most_common(1)[0][0] if encoded.dropped else ""
+    cure = ("max_length を大きくするか、データを見直してください", "Raise max_length, or look at the data")
+    if most.startswith("instruction"):
+        cure = ("preference_text を短くするか、句点で終えてください", "Shorten preference_text, or end it with a full stop")
+    return TrainingError(
+        f"{side} に使える対が残りません。\n{reasons}\n→ {cure[0]}。",
+        f"No usable pair is left in {side}.\n{reasons}\n-> {cure[1]}.",
+    )
