@@ -44,23 +44,17 @@ def targets(record: dict[str, Any], newest: str) -> list[Sequence[str]]:
     versions = [
         cell for cell in record["cells"] if cell["name"] == f"{ADS}32,000" and not cell["problem"] and cell["device"] == "cpu"
     ]
-    both = [
-        (cell, _ratio(cell, engine, epochs))
-        for cell in now
-        for epochs in (1, 3)
-        for engine in (BEST, BEST_SMALL)
-        if engine in cell["engines"]
-    ]
-    tiled = [(cell, _ratio(cell, BEST_SMALL, 3)) for cell in large if BEST_SMALL in cell["engines"]]
+    both = [one for engine in (BEST, BEST_SMALL) for epochs in (1, 3) for one in _ratios(now, engine, epochs)]
+    tiled = _ratios(large, BEST_SMALL)
     rows = [
-        _least("TRL at its best, ads, 32k words and more", 3.5, [(cell, _ratio(cell, BEST, 3)) for cell in large]),
-        _least("TRL at its best, ads, 4k words", 1.8, [(cell, _ratio(cell, BEST, 3)) for cell in small]),
+        _least("TRL at its best, ads, 32k words and more", 3.5, _ratios(large, BEST)),
+        _least("TRL at its best, ads, 4k words", 1.8, _ratios(small, BEST)),
         _least("the same with small tiles, 32k words and more", 3.5, tiled),
-        _least("TRL's defaults, any cell", 3.0, [(cell, _ratio(cell, DEFAULTS, 3)) for cell in now]),
+        _least("TRL's defaults, any cell", 3.0, _ratios(now, DEFAULTS)),
         _least("TRL at its best, any cell, 1 or 3 epochs", 1.0, both),
     ]
     if len(versions) > 1:  # the fastest version is the one that ours gains least on
-        rows.insert(3, _least("the fastest TRL version at its best, ads, 32k", 2.3, [(c, _ratio(c, BEST, 3)) for c in versions]))
+        rows.insert(3, _least("the fastest TRL version at its best, ads, 32k", 2.3, _ratios(versions, BEST)))
     peaks = [row for row in record["memory"] if row["vocabulary"] > 100_000]
     if ours := [row["peak"] for row in peaks if row["engine"] == FAST]:
         theirs = [row for row in peaks if row["engine"] in (BEST, BEST_SMALL)]
@@ -81,8 +75,10 @@ def _least(what: str, wanted: float, found: list[tuple[dict[str, Any], float]]) 
     return (what, f">= {wanted:.1f}", f"{ratio:.2f}", where, "yes" if ratio >= wanted else "no")
 
 
-def _ratio(cell: dict[str, Any], engine: str, epochs: int) -> float:
-    return cell["engines"][engine]["ratio"][f"{cell['clock']} {epochs}"]
+def _ratios(cells: Sequence[dict[str, Any]], engine: str, epochs: int = 3) -> list[tuple[dict[str, Any], float]]:
+    """How many times our time this engine takes, in every cell that has it."""
+    having = [cell for cell in cells if engine in cell["engines"]]
+    return [(cell, cell["engines"][engine]["ratio"][f"{cell['clock']} {epochs}"]) for cell in having]
 
 
 TIMES = (
