@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_page import page
-from engine_runs import BEST, FAST, LARGE_TILES, SMALL_TILES, TRL, Cell
+from engine_runs import BEST, BEST_SMALL, FAST, TRL, Cell
 
 from adslm_helpers.run import write_json, write_text
 
@@ -33,7 +33,7 @@ RESULTS = ROOT / "docs" / "results"
 LOSS_LIMIT = 1e-4
 EPOCHS = (1, 3)
 DEFAULTS, CONFIGURED = list(TRL)[:2]
-_SHORT = (DEFAULTS, BEST, FAST)
+_SHORT = (DEFAULTS, BEST, BEST_SMALL, FAST)
 
 
 def main() -> None:
@@ -77,11 +77,11 @@ def measured(arguments: argparse.Namespace, record: dict[str, Any]) -> Iterator[
             yield
     if arguments.no_memory or arguments.device == "cuda":
         return
-    for cell, engine, tiles in peaks(full):
+    for cell, engine in peaks(full):
         if arguments.only in name_of(cell):
-            row = memory(here, cell, engine, tiles)
-            _put(record["memory"], row, ("name", "engine", "tiles"))
-            print(f"{row['name']:<22}{row['engine']:<28}{row['peak']:>8.0f} MiB of the process", flush=True)
+            row = memory(here, cell, engine)
+            _put(record["memory"], row, ("name", "engine"))
+            print(f"{row['name']:<22}{row['engine']:<42}{row['peak']:>8.0f} MiB of the process", flush=True)
             yield
 
 
@@ -103,7 +103,7 @@ def cells(full: bool, device: str) -> list[Cell]:
         Cell("ads", 4096),
         Cell("ads", 151_936, rounds=2, engines=_SHORT),
         *(Cell(shape, 32_000, rounds=2, engines=_SHORT) for shape in others),
-        *(Cell(shape, 4096, batch=2, engines=_SHORT) for shape in others),
+        *(Cell(shape, 4096, batch=2, rounds=2, engines=_SHORT) for shape in others),
         *(Cell(shape, 151_936, rounds=1, batch=2, engines=_SHORT) for shape in others),
     ]
 
@@ -113,15 +113,14 @@ def version_cells(full: bool) -> list[Cell]:
     return [Cell("ads", vocabulary, rounds=2, engines=_SHORT) for vocabulary in ((32_000, 4096) if full else (32_000,))]
 
 
-def peaks(full: bool) -> Iterator[tuple[Cell, str, tuple[int, int] | None]]:
+def peaks(full: bool) -> Iterator[tuple[Cell, str]]:
     """Whose peak memory is measured: the ads, by TRL at its best with both sizes of its tiles, by its defaults, by ours."""
     if not full:
         cell = Cell("ads", 151_936, steps=1, batch=2)
-        yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, FAST, None))
+        yield from ((cell, engine) for engine in (BEST, BEST_SMALL, FAST))
         return
     for vocabulary in (151_936, 32_000):
-        cell = Cell("ads", vocabulary, steps=1)
-        yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, DEFAULTS, None), (cell, FAST, None))
+        yield from ((Cell("ads", vocabulary, steps=1), engine) for engine in _SHORT)
 
 
 def results(python: Path, wanted: Sequence[Cell]) -> Iterator[dict[str, Any]]:
@@ -149,7 +148,7 @@ def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str], ma
     found = {
         "name": name_of(cell), "trl": versions["trl"], "versions": versions, "shape": cell.shape, "vocabulary": cell.vocabulary,
         "batch": cell.batch, "steps": cell.steps, "rounds": cell.rounds, "device": cell.device, "in_4bit": cell.in_4bit,
-        "machine": machine, "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock, "tiles": rows[0].get("tiles"),
+        "machine": machine, "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock,
         "problem": _difference(runs), "loss_difference": _finite(_largest(runs, "losses")), "logps_difference": _finite(_largest(runs, "logps")),
         "gflop": statistics.median(floor["operations"] for floor in floors) / 1e9,
         "floor": {str(epochs): statistics.median(f["step"] + f["reference"] / epochs for f in floors) for epochs in EPOCHS},
@@ -157,6 +156,8 @@ def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str], ma
     }  # fmt: skip
     for engine in cell.engines:
         of = [run for run in runs if run["engine"] == engine]
+        if not of:  # a TRL without tiles
+            continue
         found["engines"][engine] = {
             "wall": statistics.median(second for run in of for second in run["wall"]),
             "cpu": statistics.median(second for run in of for second in run["cpu"]),
@@ -206,10 +207,10 @@ def _difference(runs: list[dict[str, Any]]) -> str:
     return "" if all(moved) else "a loss that does not move shows nothing"
 
 
-def memory(python: Path, cell: Cell, engine: str, tiles: tuple[int, int] | None) -> dict[str, Any]:
+def memory(python: Path, cell: Cell, engine: str) -> dict[str, Any]:
     """The peak of a process that trains by this engine."""
-    *_, found = _child(python, {"cells": [dataclasses.asdict(cell)], "memory": engine, "tiles": tiles})
-    return {"name": name_of(cell), "vocabulary": cell.vocabulary, "engine": engine, "tiles": tiles and list(tiles), **found}
+    *_, found = _child(python, {"cells": [dataclasses.asdict(cell)], "memory": engine})
+    return {"name": name_of(cell), "vocabulary": cell.vocabulary, "engine": engine, **found}
 
 
 def _child(python: Path, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:

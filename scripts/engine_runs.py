@@ -35,13 +35,15 @@ SMALL = {"hidden": 512, "layers": 8, "intermediate": 1536, "heads": 8, "kv_heads
 LARGE = {"hidden": 1536, "layers": 28, "intermediate": 8960, "heads": 12, "kv_heads": 2}
 SHAPES = {"ads": (96, 32), "long answers": (16, 128), "long prompts": (256, 48), "mixed": None}
 """Tokens of the prompt and of each answer; mixed: log-normal around those of 'ads', as in real data."""
-FAST, BEST = "fast", "TRL, reference precomputed"
-TRL = {
-    "TRL, its defaults": {"checkpointing": True, "precompute": False},
-    "TRL, no checkpointing": {"checkpointing": False, "precompute": False},
-    BEST: {"checkpointing": False, "precompute": True},
-}
 LARGE_TILES, SMALL_TILES = (4096, 32768), (512, 4096)
+FAST, BEST, BEST_SMALL = "fast", "TRL, reference precomputed", "TRL, reference precomputed, small tiles"
+TRL = {
+    "TRL, its defaults": {"checkpointing": True, "precompute": False, "tiles": LARGE_TILES},
+    "TRL, no checkpointing": {"checkpointing": False, "precompute": False, "tiles": SMALL_TILES},
+    BEST: {"checkpointing": False, "precompute": True, "tiles": LARGE_TILES},
+    BEST_SMALL: {"checkpointing": False, "precompute": True, "tiles": SMALL_TILES},
+}
+"""Tiles: of tokens x words, where this TRL folds its logits on a CPU; the small ones are this package's, by private names of TRL."""
 RANK = 16
 
 
@@ -72,7 +74,7 @@ class Cell:
 
 
 def measure(cell: Cell) -> Iterator[dict[str, Any]]:
-    """One row for the floor, one for every run, in the order of the runs; {"tiles": ...} where TRL has a choice."""
+    """One row for the floor, one for every run, in the order of the runs."""
     import torch
 
     pairs = make_pairs(cell)
@@ -85,8 +87,9 @@ def measure(cell: Cell) -> Iterator[dict[str, Any]]:
     def model() -> Any:
         return make_model(cell) if base is None else copy.deepcopy(base)
 
-    tiles = _better_tiles(cell, model, pairs)
-    yield {"tiles": tiles}
+    for engine in (FAST, BEST):  # to warm up
+        one_run(cell, engine, model, pairs[: cell.batch])
+    asked = [engine for engine in cell.engines if engine != BEST_SMALL or (has_tiles() and cell.device == "cpu")]
     for number in range(cell.rounds):
         rates = measured_rates(cell.facts, batches[0], RANK, cell.device, dtype)
         yield {
@@ -99,29 +102,17 @@ def measure(cell: Cell) -> Iterator[dict[str, Any]]:
             },
         }
         # The order turns, so that no engine always follows the same one.
-        engines = cell.engines[number % len(cell.engines) :] + cell.engines[: number % len(cell.engines)]
-        for engine in engines:
-            yield {"round": number, "engine": engine, **one_run(cell, engine, model, pairs, tiles)}
+        first = number % len(asked)
+        for engine in asked[first:] + asked[:first]:
+            yield {"round": number, "engine": engine, **one_run(cell, engine, model, pairs)}
 
 
-def _better_tiles(cell: Cell, model: Callable[[], Any], pairs: Sequence[Any]) -> list[int] | None:
-    """The tiles with which TRL is quicker, found on one step each, which also warm everything up; None for a TRL without tiles."""
-    first = pairs[: cell.batch]
-    one_run(cell, FAST, model, first, None)
-    if not has_tiles() or cell.device == "cuda":
-        one_run(cell, BEST, model, first, None)
-        return None
-    return min(([*tiles] for tiles in (LARGE_TILES, SMALL_TILES)), key=lambda t: one_run(cell, BEST, model, first, t)["wall"][0])
-
-
-def one_run(
-    cell: Cell, engine: str, model: Callable[[], Any], pairs: Sequence[Any], tiles: Sequence[int] | None
-) -> dict[str, Any]:
+def one_run(cell: Cell, engine: str, model: Callable[[], Any], pairs: Sequence[Any]) -> dict[str, Any]:
     """Seconds of every step, wall and CPU, of the reference pass on the same pairs, the losses, and on a GPU the peak in MiB."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer, reference, told = build(cell, engine, model(), pairs, tiles, Path(folder) / "training")
+        trainer, reference, told = build(cell, engine, model(), pairs, Path(folder) / "training")
         marks = _marks(cell.device)
         trainer.add_callback(marks)
         trainer.train()
@@ -143,9 +134,7 @@ def one_run(
     return found
 
 
-def build(
-    cell: Cell, engine: str, model: Any, pairs: Sequence[Any], tiles: Sequence[int] | None, folder: Path
-) -> tuple[Any, list[float], list[str]]:
+def build(cell: Cell, engine: str, model: Any, pairs: Sequence[Any], folder: Path) -> tuple[Any, list[float], list[str]]:
     """A trainer of this engine, (wall, CPU) seconds of its reference pass, zeros where it has none, and what our engine has to say."""
     import torch
 
@@ -158,14 +147,14 @@ def build(
     plan = DevicePlan(
         cell.device, "bfloat16" if cell.large else "float32", cell.large, False, "", "", None, "", pad_to_multiple_of=None
     )
-    options = TRL.get(engine, {"checkpointing": False, "precompute": True})
+    options = TRL.get(engine, {"checkpointing": False})
     arguments = (recipe(cell, engine, options["checkpointing"]), plan, model, make_tokenizer(), pairs, pairs[:1], folder)
     with _only_training(), timed_reference(len(pairs)) as reference:
         if engine == FAST:
             trainer, told = fast_trainer.build_trainer(*arguments)
             return trainer, reference, told
         trainer = trl_api.build_trainer(*arguments)[0]
-    set_tiles(LARGE_TILES if options["checkpointing"] else tiles)
+    set_tiles(options["tiles"])
     return trainer, precompute(trainer) if options["precompute"] else [0.0, 0.0], []
 
 
@@ -344,8 +333,8 @@ def has_tiles() -> bool:
     return head_of_trl("cpu").kind == "torch"
 
 
-def set_tiles(tiles: Sequence[int] | None) -> None:
-    if tiles is None or not has_tiles():
+def set_tiles(tiles: Sequence[int]) -> None:
+    if not has_tiles():
         return
     import trl.kernels.chunked_logprob as kernel
     import trl.trainer.utils as utils
@@ -353,18 +342,18 @@ def set_tiles(tiles: Sequence[int] | None) -> None:
     kernel.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = tiles
 
 
-def peak_memory(cell: Cell, engine: str, tiles: Sequence[int] | None) -> dict[str, float]:
+def peak_memory(cell: Cell, engine: str) -> dict[str, float]:
     """MiB of a process that trains one step by this engine: the peak as a whole, and what of it is the loaded libraries'."""
     from memory_check import peak, reset_peak, resident
 
     small = dataclasses.replace(cell, vocabulary=64, steps=1, batch=2)
-    one_run(small, engine, lambda: make_model(small), make_pairs(small), tiles)
+    one_run(small, engine, lambda: make_model(small), make_pairs(small))
     gc.collect()
     libraries = resident()
     model = make_model(cell)
     gc.collect()
     reset_peak()  # making a random model is no part of training
-    one_run(cell, engine, lambda: model, make_pairs(cell), tiles)
+    one_run(cell, engine, lambda: model, make_pairs(cell))
     return {"peak": peak(), "libraries": libraries}
 
 
@@ -378,7 +367,7 @@ def main() -> None:
     versions = {name: metadata.version(name) for name in names}
     print(json.dumps({"versions": versions, "machine": _machine(asked["cells"][0]["device"])}), flush=True)
     if "memory" in asked:
-        print(json.dumps(peak_memory(_cell(asked["cells"][0]), asked["memory"], asked["tiles"])), flush=True)
+        print(json.dumps(peak_memory(_cell(asked["cells"][0]), asked["memory"])), flush=True)
         return
     for number, values in enumerate(asked["cells"]):
         for row in measure(_cell(values)):

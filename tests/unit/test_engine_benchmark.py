@@ -24,7 +24,7 @@ def summed(benchmark, runs, name="ads", vocabulary=32_000):
     engines = tuple(dict.fromkeys(one["engine"] for one in runs))
     cell = benchmark.Cell(name, vocabulary, rounds=2, engines=engines)
     floor = {"floor": {"step": 0.5, "reference": 0.3, "operations": 1e9, "rates": {}}}
-    return benchmark.summary(cell, [{"tiles": [512, 4096]}, floor, *runs], {"trl": "1.16.0"}, "a machine")
+    return benchmark.summary(cell, [floor, *runs], {"trl": "1.16.0"}, "a machine")
 
 
 def test_a_ratio_is_of_one_round(benchmark):
@@ -61,7 +61,7 @@ def test_targets_are_judged_by_the_worst_cell(benchmark):
         runs = [run(benchmark.BEST, 0, times), run(benchmark.DEFAULTS, 0, 2 * times), run("fast", 0, 1.0)]
         return summed(benchmark, runs, vocabulary=vocabulary)
 
-    peak = {"name": "ads, 151,936", "vocabulary": 151_936, "libraries": 500.0, "tiles": None}
+    peak = {"name": "ads, 151,936", "vocabulary": 151_936, "libraries": 500.0}
     memory = [{**peak, "engine": "fast", "peak": 900.0}, {**peak, "engine": benchmark.BEST, "peak": 1800.0}]
     page = benchmark.page({"cells": [cell(32_000, 4.0), cell(151_936, 3.0)], "memory": memory, "commands": {"cpu": "x"}})
     rows = {
