@@ -195,6 +195,7 @@ class _Led:
         embeds = self.base.get_input_embeddings()(input_ids)
         embeds = torch.cat([self.prompt.to(embeds), embeds], 1)
         mask = torch.cat([attention_mask.new_ones(self.prompt.shape[:2]), attention_mask], 1)
+        options = {"bos_token_id": options["eos_token_id"], **options}  # transformers 4.38 asks for one, and uses none
         return torch.cat([input_ids, self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)], 1)
 
 
