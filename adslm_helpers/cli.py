@@ -23,6 +23,7 @@ EPILOG = """\
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
   adslm dataset --from-log log.csv --run spring 広告ログから対を作る / make the pairs from an ad log
   adslm train --run spring                      DPO で学習 / tune by DPO
+  adslm launch --gpus localhost:0,1 -- train --run spring  複数の GPU で / on several GPUs
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
   adslm check runs/spring/training/adapter      試し書き / a few texts from a checkpoint, on the CPU
@@ -40,6 +41,7 @@ Everything lands in runs/NAME/. Every verb takes --json for machine-readable res
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns 0, 1 for an audit that found errors, 2 for a user's mistake (said on stderr in Japanese and English), 130 when interrupted."""
     arguments = build_parser().parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)  # for a training that starts itself again in several processes
     try:
         # With --json, standard output holds one JSON value and nothing else; what the libraries print goes to stderr.
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
@@ -103,6 +105,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", metavar="RUN", default="", help="途中の学習を、そのレシピのまま続ける / go on with what RUN was started with"
     )
     _method_options(command)
+    command.add_argument("--deepspeed", metavar="FILE", help="DeepSpeed の設定（zero2 は付属）/ DeepSpeed's file; zero2 is ours")
+    command = _verb(kinds, "launch", verbs.launch, "複数の GPU・マシンで学習する / train on several GPUs or machines")
+    command.add_argument(
+        "--gpus", metavar="SPEC", default="", help="localhost:0,1 | node1:0,1@node2:0,1 | cpu:2 (default: $GPU_NODES)"
+    )
+    command.add_argument(
+        "--with",
+        dest="launcher",
+        choices=("torchrun", "accelerate", "deepspeed"),
+        default="torchrun",
+        help="ランチャー / launcher",
+    )
+    command.add_argument("--port", type=int, default=29500, help="最初のマシンのポート / port on the first machine")
+    command.add_argument("--print", action="store_true", help="コマンドを見せるだけ / only show what would run where")
+    command.add_argument("command", nargs=argparse.REMAINDER, metavar="-- train ...", help="adslm train の引数 / what to run")
     command = _verb(kinds, "monitor", verbs.monitor, "学習の様子を別の画面で見る / watch a training from another terminal")
     command.add_argument("name", nargs="?", default="quickstart", help="実行の名前かフォルダー / name or folder of a run")
     command.add_argument("--once", action="store_true", help="一度だけ表示する / look once instead of following")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from typing import Any
 
 from ..run import Run
+from ..training.launch.start import check_started
+from ..training.launch.zero import use_deepspeed
+from .launching import launched
 from .recipes import changes_recipe, recipe_of
 
 
 def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm train`."""
+    launched(arguments.argv)
+    check_started(os.environ)
+    if arguments.deepspeed:
+        use_deepspeed(arguments.deepspeed)
     from ..environment.device import configure_mps_environment
 
     configure_mps_environment()
