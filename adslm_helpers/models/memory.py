@@ -28,7 +28,7 @@ _TRL_TILES = (4096, 32768)
 _FAST_TILE = {"cpu": 1 << 21, "cuda": 1 << 26, "mps": 1 << 24}
 _FAST_LEAST = 512
 # Positions whose whole logits its self-check compares, of both answers of one pair (training/fast/self_check.py).
-_CHECKED = 2 * 64
+_CHECKED = 2 * 24
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def recipe_of_the_probe():
     from adslm_helpers.recipe import load_recipe
 
     return load_recipe(
-        "tiny", max_steps=STEPS, per_device_train_batch_size=4, gradient_accumulation_steps=2, evals_per_run=4, save_steps=5,
+        "tiny", engine="trl", max_steps=STEPS, per_device_train_batch_size=4, gradient_accumulation_steps=2, evals_per_run=4, save_steps=5,
         logging_steps=1, eval_prompts=4, samples_per_prompt=1, max_new_tokens=24,
     )  # fmt: skip
 
@@ -125,6 +125,25 @@ def healthy_ending(run, recipe):
     return {"ending": result.ending, "last": rows[-1]["step"], "healthy": rows[-1]["healthy"], "difference": off}
 
 
+def by_our_own_engine(run, recipe, trl_history):
+    """The same recipe by engine 'fast': largest differences to TRL's here, and of a run that was stopped and resumed; how it computed."""
+    from adslm_helpers.run import Run, read_jsonl
+    from adslm_helpers.training.train import train
+
+    fast = replace(recipe, engine="fast")
+    told = train(run, fast).done_by_us
+    history = read_jsonl(run.training / "history.jsonl")
+    found = {"done_by_us": told}
+    for key in ("loss", "rewards/margins", "eval_loss"):
+        ours, theirs = ([row[key] for row in rows if key in row] for rows in (history, trl_history))
+        found[key] = max(map(abs, (a - b for a, b in zip(ours, theirs, strict=True))), default=math.inf)
+    other = run.fork("fast-resumed")
+    resumed = interrupted_and_resumed(other, fast)
+    found["resumed_from"] = resumed.resumed_from
+    found["resumed_difference"] = largest_difference(adapter_of(run), adapter_of(Run("fast-resumed", run.path.parent)))
+    return found
+
+
 def main(folder: Path) -> dict:
     from adslm_helpers.dataset.build import build_dataset
     from adslm_helpers.environment.packages import hide_kernel_notice
@@ -155,6 +174,7 @@ def main(folder: Path) -> dict:
     train(plain, replace(recipe, sft_weight=0.0, max_steps=1))
     found["first_loss"] = read_jsonl(plain.training / "history.jsonl")[0]["loss"]
 
+    found["fast"] = by_our_own_engine(run.fork("fast"), recipe, history)
     resumed = interrupted_and_resumed(run.fork("resumed"), recipe)
     found["resumed_from"] = resumed.resumed_from
     found["resumed_difference"] = largest_difference(adapter_of(run), adapter_of(Run("resumed", folder)))

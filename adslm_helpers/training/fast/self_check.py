@@ -25,7 +25,7 @@ _FLOAT32_LIMIT = 1e-3
 _LIMIT_16_BIT = 2.0
 _TOKENS = 16
 # So much of a pair is scored by the logits of the whole forward, which a large vocabulary makes large.
-_PROMPT = 48
+_PROMPT = 8
 # By what names configs tell how far back a layer looks.
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 _LOCAL_LAYERS = ("sliding", "chunked", "local")
