@@ -23,6 +23,7 @@ EPILOG = """\
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
   adslm dataset --from-log log.csv --run spring 広告ログから対を作る / make the pairs from an ad log
   adslm train --run spring                      DPO で学習 / tune by DPO
+  adslm preference-prompt --run spring          指示をベクトルとして学ぶ / learn an instruction as vectors
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
   adslm check runs/spring/training/adapter      試し書き / a few texts from a checkpoint, on the CPU
@@ -103,6 +104,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", metavar="RUN", default="", help="途中の学習を、そのレシピのまま続ける / go on with what RUN was started with"
     )
     _method_options(command)
+    command = _verb(
+        kinds,
+        "preference-prompt",
+        verbs.preference_prompt,
+        "指示をベクトルとして学ぶ（preference_guided の教師用）/ learn an instruction as vectors, for the teacher of preference_guided",
+        run=True,
+        recipe=True,
+    )
+    _vector_options(command)
     command = _verb(kinds, "monitor", verbs.monitor, "学習の様子を別の画面で見る / watch a training from another terminal")
     command.add_argument("name", nargs="?", default="quickstart", help="実行の名前かフォルダー / name or folder of a run")
     command.add_argument("--once", action="store_true", help="一度だけ表示する / look once instead of following")
@@ -170,6 +180,16 @@ def _method_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-embeddings", metavar="FILE", help="指示の代わりの学習済みベクトル / learned vectors in its place"
     )
+
+
+def _vector_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--preference-text", dest="text", metavar="TEXT", help="出発点の文。'' なら乱数から / where they start; '': at random"
+    )
+    command.add_argument("--virtual-tokens", type=int, default=0, help="ベクトルの数。0 は文の長さ / how many; 0: as the text has")
+    command.add_argument("--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="学び方 / how")
+    command.add_argument("--learning-rate", type=float, help="学習率 / learning rate (default: by kind)")
+    command.add_argument("--epochs", type=float, help="何周するか / passes over the pairs (default: the recipe's)")
 
 
 def _dataset_options(command: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from .data import dataset, setup
 from .recipes import recipe_of
 from .results import chat, evaluate, export, rate, run_all
-from .tuning import train
+from .tuning import preference_prompt, train
 from .watching import analyze, check, monitor
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "evaluate",
     "export",
     "monitor",
+    "preference_prompt",
     "rate",
     "recipe_of",
     "run_all",

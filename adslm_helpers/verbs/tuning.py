@@ -1,4 +1,4 @@
-"""`adslm train`."""
+"""`adslm train` and `adslm preference-prompt`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..run import Run
-from .recipes import changes_recipe, recipe_of
+from .recipes import changes_recipe, recipe_of, say
 
 
 def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
@@ -27,4 +27,18 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     recipe = started_recipe(run) if arguments.resume and not changes_recipe(arguments) else recipe_of(arguments, run)
     view = live_view(expected_steps(run, recipe), notes=[lambda: mirror_line(run.training)])
     result = train_run(run, recipe, [view], fresh=arguments.fresh, resume=bool(arguments.resume), say=print)
+    return asdict(result), result.lines()
+
+
+def preference_prompt(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """`adslm preference-prompt`: the vectors of embedding mode, trained on the run's pairs."""
+    from ..environment.device import configure_mps_environment
+
+    configure_mps_environment()
+    from ..training.guided.prompt_tuning import train_prompt_embeddings
+
+    run, names = Run(arguments.run), ("virtual_tokens", "kind", "learning_rate", "epochs")
+    options = {name: getattr(arguments, name) for name in names}
+    text = {} if arguments.text is None else {"text": arguments.text}
+    result = train_prompt_embeddings(run, recipe_of(arguments, run), say=say, **options, **text)
     return asdict(result), result.lines()
