@@ -17,6 +17,7 @@ from ...environment.machine import probe_machine
 from ...errors import AdslmError, Interrupted, TrainingError
 from ...models.loading import load_model
 from ...models.plan import plan_run
+from ...preference_text import PREFERENCE_TEXT
 from ...recipe import DpoRecipe
 from ...run import Run, sha256, write_bytes, write_json
 from ...run_lock import run_lock
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("prompt_tuning", "p_tuning")
-DEFAULT_TEXT = "商品の名前と、本当のことで一番伝わる魅力を一つ書き、次にしてほしいことで短く結んでください。"
-"""Where the vectors start when nobody says otherwise: what most teams ask of an ad."""
 LEARNING_RATES = {"prompt_tuning": 1e-2, "p_tuning": 1e-3}
 
 
@@ -43,7 +42,7 @@ def train_prompt_embeddings(
     run: Run,
     recipe: DpoRecipe,
     *,
-    text: str = DEFAULT_TEXT,
+    text: str = PREFERENCE_TEXT,
     virtual_tokens: int = 0,
     kind: str = "prompt_tuning",
     learning_rate: float | None = None,
