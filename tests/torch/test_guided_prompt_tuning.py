@@ -136,6 +136,7 @@ class Stops:
 
 
 def test_a_stop_leaves_nothing_that_looks_finished_and_keeps_the_earlier_vectors(run, short):
+    short = replace(short, max_steps=1, watch_prompts=0)
     first = train_prompt_embeddings(run, short, text=TEXT)
     stops = {
         Interrupted: KeyboardInterrupt(),
@@ -148,6 +149,16 @@ def test_a_stop_leaves_nothing_that_looks_finished_and_keeps_the_earlier_vectors
         assert not (run.path / "prompt").exists()
     assert read_prompt_embeddings(run.path / "prompt-1" / "prompt_embeddings.pt", 32).shape[0] == first.virtual_tokens
     assert read_prompt_embeddings(run.training / "prompt_embeddings.pt", 32).shape[0] == first.virtual_tokens
+
+
+def test_texts_that_cannot_be_written_do_not_cost_the_vectors(run, short, monkeypatch):
+    def fails(*arguments):
+        raise TypeError("no such cache")
+
+    monkeypatch.setattr("adslm_helpers.training.guided.prompt_tuning.spoken_texts", fails)
+    result = train_prompt_embeddings(run, replace(short, max_steps=1), text="  ", kind="prompt_tuning", virtual_tokens=3)
+    assert result.texts == [] and any("no such cache" in line for line in result.lines())
+    assert result.text == "" and read_prompt_embeddings(result.copy, 32).shape == (3, 32)
 
 
 def test_numbers_that_are_not_finite_end_in_words(run, short, monkeypatch):

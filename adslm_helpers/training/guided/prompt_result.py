@@ -21,6 +21,7 @@ from .embeddings import FILE
 
 RESULT = "result.json"
 _MOST_TEXTS = 8
+_NOTICEABLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,21 @@ class PromptResult:
                 "検証の対では、ベクトルなしより良くなっていません。教師には向きません。→ 学習率かエポック数を変えてください。"
                 " / On the held-out pairs they are no better than no vectors: not fit to teach. -> Try another learning rate or more epochs."
             )
-        return (
-            f"検証の対の {self.after['rewards/accuracies']:.0%} で、このベクトルは選ばれた文の側へ差を広げます。"
-            f" / On {self.after['rewards/accuracies']:.0%} of the held-out pairs these vectors move the margin towards the chosen text."
+        n, nats, bare_nats = self.pairs["eval"], self.after["nats_per_token"], self.without["nats_per_token"]
+        wider = round(self.after["rewards/accuracies"] * n)
+        ja, en = (
+            (
+                f"ただし選ばれた文そのものが出にくくなりました（1トークンあたり {bare_nats:.2f} → {nats:.2f} nat）。文を読み、学習を長くするか学習率を変えてください。",
+                f"But the chosen texts themselves became less likely ({bare_nats:.2f} to {nats:.2f} nats a token): read the texts; train longer, or with "
+                "another learning rate.",
+            )
+            if nats > bare_nats * (1 + _NOTICEABLE)
+            else ("", "")
         )
+        return (
+            f"検証の {n} 対のうち {wider} 対で、このベクトルは選ばれた文の側へ差を広げます。{ja}"
+            f" / On {wider} of {n} held-out pairs these vectors move the margin towards the chosen text. {en}"
+        ).strip()
 
     def next_command(self) -> str:
         """The command that trains with these vectors as the teacher's."""
@@ -152,7 +164,7 @@ def spoken_texts(model: Any, tokenizer: Any, rows: Sequence[dict], recipe: DpoRe
     options = {name: getattr(recipe, name) for name in ("seed", "temperature", "top_p", "max_new_tokens")}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Position ids are not supported")  # they count up from 0, which is what is wanted
-        without, with_vectors = (generate_texts(one, tokenizer, prompts, batch_size=1, **options) for one in (base, model))
+        without, led_by_vectors = (generate_texts(one, tokenizer, prompts, batch_size=1, **options) for one in (base, model))
     return [
         {
             "prompt": prompt,
@@ -163,7 +175,7 @@ def spoken_texts(model: Any, tokenizer: Any, rows: Sequence[dict], recipe: DpoRe
                 "with": find_degeneration(led.text, prompt=asked.text, stopped=led.stopped),
             },
         }
-        for (asked, _), prompt, bare, led in zip(watched, prompts, without, with_vectors, strict=True)
+        for (asked, _), prompt, bare, led in zip(watched, prompts, without, led_by_vectors, strict=True)
     ]
 
 

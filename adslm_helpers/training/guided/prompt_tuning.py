@@ -66,6 +66,9 @@ def train_prompt_embeddings(
         told, words = with_label_noise(
             _stage_one(recipe, kind, learning_rate, epochs), load_split(run, "train") if recipe.use_p_win else []
         )
+        text = text.strip()
+        if kind == "p_tuning" and text not in ("", PREFERENCE_TEXT):
+            words.append("p_tuning は乱数から始まり、文は使いません。/ p_tuning starts at random: the text is not used.")
         asked = asked_for(run, told, kind, text if kind == "prompt_tuning" else "", virtual_tokens)
         if (done := finished(folder, asked)) and _copied(folder, run):
             return done
@@ -80,6 +83,7 @@ def train_prompt_embeddings(
         found = vectors(trainer.model).detach().float().cpu()
         if not bool(found.isfinite().all()):
             raise not_finite(told)
+        texts, unread = _texts(run, trainer.model, loaded.tokenizer, told)
         result = PromptResult(
             run=run.name,
             model=loaded.name,
@@ -94,8 +98,8 @@ def train_prompt_embeddings(
             without=base,
             before=start,
             after=_measure(trainer, sides["eval"], told, vectors(trainer.model)),
-            texts=spoken_texts(trainer.model, loaded.tokenizer, load_split(run, "eval"), told),
-            notes=[*loaded.lines(), *words, *notes],
+            texts=texts,
+            notes=[*loaded.lines(), *words, *notes, *unread],
             asked=asked,
             file=str(folder / FILE),
             copy=str(run.training / FILE),
@@ -142,6 +146,17 @@ def _measure(trainer: Any, encoded: EncodedPairs, recipe: DpoRecipe, prefix: Ten
     if not all(abs(value) < float("inf") for row in logps for value in row):
         raise not_finite(recipe)
     return measured(logps, [item.ref_logps for item in trainer.eval_dataset], encoded.pairs, recipe)
+
+
+def _texts(run: Run, model: Any, tokenizer: Any, recipe: DpoRecipe) -> tuple[list[dict[str, Any]], list[str]]:
+    """A few texts, and why there are none: the vectors are trained by now, and worth keeping all the same."""
+    try:
+        return spoken_texts(model, tokenizer, load_split(run, "eval"), recipe), []
+    except Exception as error:  # of PEFT's generate with an architecture or a cache that it does not know
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        return [], [
+            f"ベクトルを付けた文は書かせられませんでした（{said}）。/ No texts could be written with the vectors ({said})."
+        ]
 
 
 def _make_room(folder: Path) -> str:
