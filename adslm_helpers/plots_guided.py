@@ -62,7 +62,7 @@ def learned_against_taught(taught: Mapping[str, Sequence[float]], learned: Mappi
     import numpy
 
     reach = max([1.0, *(min(abs(value), _MOST) for values in taught.values() for value in values)])
-    top = 1.08 * max([reach, *(abs(value) for values in learned.values() for value in values)])
+    moved = [reach, -1.0, *(value for values in learned.values() for value in values)]
     with style() as say:
         figure, axes = canvas(max(5.0, 3.9 * len(learned)), 4.3, columns=max(1, len(learned)))
         for ax, (name, values) in zip(axes, learned.items(), strict=False):
@@ -80,7 +80,7 @@ def learned_against_taught(taught: Mapping[str, Sequence[float]], learned: Mappi
             share = below.mean() if len(y) else 0.0
             ax.set_title(f"{say.plain(name)}\nm < mp: {share:.0%}", fontsize="medium")
             ax.set_xlabel("mp - m0 (nats)")
-            ax.set_ylim(-top, top)
+            ax.set_ylim(1.15 * min(moved), 1.08 * max(moved))
         axes[0].set_ylabel("m - m0 (nats)")
         legend_below(figure, axes, columns=None if len(axes) > 1 else 2)
         return finished(figure)

@@ -69,9 +69,9 @@ def launcher_lines() -> list[str]:
         return []
     return [
         "【注意】accelerate launch に複数のプロセスが指定されていますが、起動したのは 1 つだけです（CPU での既知の動作）。1 プロセスで学習します。"
-        "→ 複数で動かすには: torchrun --standalone --nproc_per_node 2 -m adslm_helpers train ..."
+        "→ 複数で動かすには: torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train ..."
         " / NOTE: accelerate launch was asked for several processes and started one, as it does on CPUs; this one trains alone."
-        " -> For several: torchrun --standalone --nproc_per_node 2 -m adslm_helpers train ..."
+        " -> For several: torchrun --standalone --nproc_per_node 2 -m -- adslm_helpers train ..."
     ]
 
 

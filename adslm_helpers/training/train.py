@@ -120,6 +120,8 @@ class _Start:
     plan: RunPlan
     fingerprint: str
     words: list[str]
+    spread: list[str]
+    """What several processes do with the batch."""
     kept: list[str]
     resumable: bool
     done: RunResult | None = None
@@ -132,7 +134,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
     if not ranks.first:
         refuse_elsewhere_than_first(run)
         return _train(run, start, callbacks, ranks)
-    for line in start.kept:
+    for line in [*start.kept, *start.spread]:
         _log.warning(line)
     with run.step("training", fingerprint=start.fingerprint) as notes, storage_told(run.training):
         note_start(run, recipe, start.fingerprint)
@@ -140,7 +142,7 @@ def _locked(run: Run, recipe: DpoRecipe, callbacks: Sequence[Any], fresh: bool, 
         run.update(recipe=recipe.to_dict(), plan=start.plan.to_dict())
         result = _train(run, start, callbacks, ranks)
         changed = [f"変更 / changed: {name} {asked} -> {planned}" for name, (asked, planned) in start.plan.changes.items()]
-        result = replace(result, choice=[*result.choice, *changed, *start.words], kept=start.kept)
+        result = replace(result, choice=[*result.choice, *changed, *start.words, *start.spread], kept=start.kept)
         notes["model"] = result.model
         write_json(run.training / "result.json", asdict(result))
         notes |= {"final": result.final, "preflight": result.preflight}
@@ -155,14 +157,14 @@ def _decided(run: Run, recipe: DpoRecipe, fresh: bool, resume: bool, ranks: Rank
     told, words = with_label_noise(recipe, load_split(run, "train") if recipe.use_p_win else [])
     plan = plan_run(told, probe)
     refuse_device(plan.device.device, ranks)
-    words += [*launcher_lines(), *batch_lines(plan.recipe, ranks.count)]
+    spread = [*launcher_lines(), *batch_lines(plan.recipe, ranks.count)]
     fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):
-        return _Start(told, plan, fingerprint, words, kept, True, replace(done, kept=kept))
+        return _Start(told, plan, fingerprint, words, spread, kept, True, replace(done, kept=kept))
     resumable = not fresh and same_training(run, fingerprint)
     kept += clear_up(run.training) if resumable else set_aside(run.training)
-    return _Start(told, plan, fingerprint, words, kept, resumable)
+    return _Start(told, plan, fingerprint, words, spread, kept, resumable)
 
 
 def _train(run: Run, start: _Start, callbacks: Sequence[Any], ranks: Ranks) -> RunResult:

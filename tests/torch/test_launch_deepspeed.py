@@ -1,8 +1,21 @@
 """The launchers' own parsers read our commands as they are meant; DeepSpeed trains to the same adapter, where it is installed."""
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+import adslm_helpers
+from adslm_helpers.errors import TrainingError
+from adslm_helpers.training.launch import zero
 from adslm_helpers.training.launch.commands import plan_launch
+from adslm_helpers.training.train import train
+
+from .conftest import made_run
 
 TRAIN = ["train", "--run", "ddp", "--preset", "smoke"]
 
@@ -40,3 +53,56 @@ def test_deepspeed_reads_the_hostfile_and_the_command_as_they_are_meant():
     assert dict(runner.parse_inclusion_exclusion(pool, found.include, "")) == {"node1": [0, 3], "node2": [1]}
     assert found.module and found.no_local_rank and found.user_script == "adslm_helpers"
     assert found.user_args == [*TRAIN, "--deepspeed", "zero2"]
+
+
+PROGRAM = """
+import json, sys
+from adslm_helpers.recipe import recipe_from_dict
+from adslm_helpers.run import Run
+from adslm_helpers.training.launch.zero import use_deepspeed
+from adslm_helpers.training.train import train
+
+use_deepspeed("zero2")
+train(Run("t", sys.argv[1]), recipe_from_dict(json.loads(sys.argv[2])))
+"""
+
+
+def test_two_processes_under_zero_2_train_the_adapter_of_one_process(recipe, tmp_path, monkeypatch):
+    """DeepSpeed's file, not the recipe, once decided on the learning rate and the accumulation."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    from safetensors.torch import load_file
+
+    asked = dataclasses.replace(
+        recipe, engine="fast", sft_weight=0.0, max_steps=3, gradient_accumulation_steps=2, max_grad_norm=0.01
+    )
+    one, two = made_run(tmp_path / "one"), made_run(tmp_path / "two")
+    monkeypatch.delenv("ADSLM_DEEPSPEED", raising=False)
+    train(one, asked)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--", str(program)]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(adslm_helpers.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, str(tmp_path / "two"), json.dumps(asked.to_dict())],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )  # the first run on a machine builds DeepSpeed's part for CPUs: minutes
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert list(two.training.glob("checkpoints/*/zero_to_fp32.py"))  # DeepSpeed wrote the checkpoint: it was not plain DDP
+    ours, theirs = (load_file(run.training / "adapter" / "adapter_model.safetensors") for run in (one, two))
+    assert ours.keys() == theirs.keys() and max(abs(ours[name] - theirs[name]).max() for name in ours) < 1e-4
+    assert max(abs(value).max() for name, value in theirs.items() if "lora_B" in name) > 1e-4  # it did learn
+
+
+def test_deepspeed_without_a_launcher_or_without_deepspeed_is_refused_in_words(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(TrainingError, match="launcher"):
+        zero.use_deepspeed("zero2")
+    monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="not installed"):
+        zero.use_deepspeed("zero2")
+    assert "ADSLM_DEEPSPEED" not in os.environ

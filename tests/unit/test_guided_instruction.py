@@ -99,13 +99,14 @@ def test_pairs_that_one_branch_cannot_hold_leave_both_and_are_counted():
             ids = super().__call__(text)["input_ids"]
             return {"input_ids": [i + 1 for i in ids] if P in text and "★" in text else ids}
 
-    rows = [ROW, {**ROW, "chosen": "★"}, {**ROW, "chosen": "長" * 109}, {**ROW, "chosen": "</s>"}, {**ROW, "chosen": "長" * 30}]
+    rows = [{**ROW, "chosen": "★"}, ROW, {**ROW, "chosen": "長" * 109}, {**ROW, "chosen": "</s>"}, {**ROW, "chosen": "長" * 30}]
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=69))
     plain, taught = encode_guided(Shifting(), rows, recipe(), model)
     wanted = {"instruction_boundary": 1, "response_too_long": 1, "special_tokens": 1, "instruction_too_long": 1}
     assert dict(plain.dropped) == wanted and set(wanted) <= set(REASONS)
     assert len(plain.lines("train")) == 1 + len(wanted), "every reason has its words"
     (pair,), (other,) = plain.pairs, taught
+    assert plain.kept == [1], "what a pair counts for is looked up by its row"
     assert (pair.chosen_ids, pair.rejected_ids) == (other.chosen_ids, other.rejected_ids) and pair.chosen == ROW["chosen"]
     assert len(encode_guided(Shifting(), rows, recipe())[1]) == 2, "without a model nobody asks for its positions"
 

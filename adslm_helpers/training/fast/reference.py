@@ -25,6 +25,7 @@ _TIMES_A_STEP, _TIMES_A_STEP_CHECKPOINTED = 4, 2
 _SILENT, _BETWEEN = 2.0, 60.0  # seconds
 _SAMPLED = 64
 _HEADER = 1 << 16
+_WHAT = "summed log-probabilities (chosen, rejected), nats, adapter off"
 
 
 class _NotUsable(Exception):
@@ -190,34 +191,31 @@ def _checked(
 
 def _read(path: Path, key: str, n: int) -> list[tuple[float, float]]:
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    broken = _NotUsable("ファイルが壊れています", "the file is broken")
     try:
-        if not path.is_file() or path.stat().st_size > 8 * n + _HEADER:
-            raise broken
-        with safe_open(path, framework="pt") as file:
-            named = (file.metadata() or {}).get("key")
-            logps = file.get_tensor("logps")
+        if path.stat().st_size > 8 * n + _HEADER:
+            raise ValueError
+        logps = load(path.read_bytes()).get(key)  # no memory map: the file may be replaced under it
     except (OSError, SafetensorError, ValueError, KeyError):
-        raise broken from None
-    if named != key or logps.shape != (n, 2) or logps.dtype != torch.float32 or not bool(logps.isfinite().all()):
+        raise _NotUsable("ファイルが壊れています", "the file is broken") from None
+    if logps is None or logps.shape != (n, 2) or logps.dtype != torch.float32 or not bool(logps.isfinite().all()):
         raise _NotUsable("この学習のものではありません", "it is not of this training")
     return [tuple(row) for row in logps.tolist()]
 
 
 def _write(trainer: Any, path: Path, key: str, found: list[tuple[float, float]]) -> list[str]:
-    """Keeps the numbers, if they are numbers; what went wrong, in words. A training does not need the file."""
+    """Keeps the numbers under their key, if they are numbers; what went wrong, in words. A training does not need the file."""
     import torch
     from safetensors.torch import save
 
     logps = torch.tensor(found, dtype=torch.float32)
     if not trainer.accelerator.is_main_process or not bool(logps.isfinite().all()):
         return []
-    facts = {"key": key, "pairs": str(len(found)), "what": "summed log-probabilities (chosen, rejected), nats, adapter off"}
     try:
         remove_temporary(path.parent)
-        write_bytes(path, save({"logps": logps}, facts))
+        write_bytes(path, save({key: logps}, {"what": _WHAT}))
     except OSError as error:
         return [
             f"{path} に参照の対数確率を残せませんでした（{error.strerror}）。次回は計算し直します。"

@@ -30,8 +30,8 @@ def encode_guided(
     default_system = default_system_message(tokenizer) if recipe.preference_placement == "system" else ""
     prefix = None if model is None else prefix_of(recipe, model)
     room = _positions(model) - (0 if prefix is None else len(prefix))
-    pairs, taught, dropped = [], [], Counter()
-    for row in rows:
+    pairs, taught, dropped, kept = [], [], Counter(), []
+    for index, row in enumerate(rows):
         encoded = encode_with_messages(tokenizer, row, recipe.max_length, recipe.max_prompt_length)
         found = encoded if isinstance(encoded, str) else taught_pair(tokenizer, row, *encoded, recipe, default_system)
         if not isinstance(found, str) and len(found.prompt_ids) + max(len(found.chosen_ids), len(found.rejected_ids)) > room:
@@ -41,8 +41,9 @@ def encode_guided(
         else:
             pairs.append(encoded[0])
             taught.append(found)
+            kept.append(index)
     assert len(rows) == len(pairs) + sum(dropped.values()) and len(pairs) == len(taught)
-    return EncodedPairs(pairs, dropped, sum(pair.cut_tokens > 0 for pair in pairs)), taught
+    return EncodedPairs(pairs, dropped, sum(pair.cut_tokens > 0 for pair in pairs), kept), taught
 
 
 def make_teacher(recipe: DpoRecipe, model: Any, taught: Mapping[str, Sequence[EncodedPair]]) -> Teacher:

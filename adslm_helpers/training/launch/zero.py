@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
+from typing import Any
 
 from ...data_files import data_path
 from ...errors import TrainingError
@@ -10,6 +13,8 @@ from ...foreign_text import brief
 from ...json_files import file_content, json_value
 from ...run_names import user_path
 
+VARIABLE = "ADSLM_DEEPSPEED"
+"""Where the trainer's settings find the file."""
 OURS = {"zero2": "zero2.json"}
 # The trainer fills in "auto"; a number would win over the recipe without a word, as it did in the guide's own launcher.
 _BY_RECIPE = {
@@ -23,6 +28,39 @@ _BY_RECIPE = {
     ("optimizer", "params", "weight_decay"): "learning_rate",
     ("scheduler", "type"): "lr_scheduler_type",
 }
+
+
+def use_deepspeed(name: str) -> Path:
+    """Has the trainings of this process run under DeepSpeed with the file `name`, as `deepspeed_file` finds it.
+
+    Raises TrainingError where DeepSpeed is not installed or no launcher started this process, and as `deepspeed_file` does.
+    """
+    path = deepspeed_file(name)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise TrainingError(
+            "deepspeed がインストールされていません。→ pip install deepspeed を実行するか、--deepspeed を外してください。",
+            "deepspeed is not installed. -> pip install deepspeed, or leave --deepspeed out.",
+        )
+    if "LOCAL_RANK" not in os.environ:
+        raise TrainingError(
+            "DeepSpeed はランチャーから起動します。→ adslm launch --gpus localhost:0,1 --with deepspeed -- train ...",
+            "DeepSpeed wants to be started by a launcher. -> adslm launch --gpus localhost:0,1 --with deepspeed -- train ...",
+        )
+    os.environ[VARIABLE] = str(path)
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        _join_cpus()
+    return path
+
+
+def _join_cpus() -> None:
+    """accelerate takes a process without a GPU for the only one, unless the trainer's `use_cpu` is set; with that, it leaves DeepSpeed out."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    def several(*_: Any, **__: Any) -> tuple[str, DistributedType]:
+        return "gloo", DistributedType.MULTI_CPU
+
+    PartialState._prepare_backend = several
 
 
 def deepspeed_file(name: str) -> Path:
