@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import AdslmError
 from ...models.generation import generate_texts
@@ -18,6 +17,9 @@ from ..fast.objective import pair_losses
 from ..health import watched_prompts
 from ..prompts import EncodedPair
 from .embeddings import FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESULT = "result.json"
 _MOST_TEXTS = 8
@@ -153,18 +155,17 @@ def measured(
 
 
 def spoken_texts(model: Any, tokenizer: Any, rows: Sequence[dict], recipe: DpoRecipe) -> list[dict[str, Any]]:
-    """A few held-out prompts answered by the model without and with its vectors (by PEFT's own generate), same seed.
+    """A few held-out prompts answered by the base model without and with the vectors of a `PeftModel`, same seed.
 
-    One prompt at a time: PEFT drops the positions of a padded batch, and the vectors would stand further away than they were trained.
+    One prompt at a time: in a padded batch the vectors would stand further away than they were trained.
     """
     watched = watched_prompts(tokenizer, rows, replace(recipe, watch_prompts=min(recipe.watch_prompts, _MOST_TEXTS)))
     prompts = [asked.prompt for asked, _ in watched]
     base = model.get_base_model()
     base.config.use_cache = True
     options = {name: getattr(recipe, name) for name in ("seed", "temperature", "top_p", "max_new_tokens")}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Position ids are not supported")  # they count up from 0, which is what is wanted
-        without, led_by_vectors = (generate_texts(one, tokenizer, prompts, batch_size=1, **options) for one in (base, model))
+    both = (base, _Led(base, model.get_prompt(batch_size=1).detach()))
+    without, led_by_vectors = (generate_texts(one, tokenizer, prompts, batch_size=1, **options) for one in both)
     return [
         {
             "prompt": prompt,
@@ -177,6 +178,25 @@ def spoken_texts(model: Any, tokenizer: Any, rows: Sequence[dict], recipe: DpoRe
         }
         for (asked, _), prompt, bare, led in zip(watched, prompts, without, led_by_vectors, strict=True)
     ]
+
+
+class _Led:
+    """The base model with vectors before what it reads, for `generate_texts`: PEFT's own generate leaves them out in some versions."""
+
+    def __init__(self, base: Any, prompt: Tensor):
+        self.base, self.prompt = base, prompt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+        import torch
+
+        embeds = self.base.get_input_embeddings()(input_ids)
+        embeds = torch.cat([self.prompt.to(embeds), embeds], 1)
+        mask = torch.cat([attention_mask.new_ones(self.prompt.shape[:2]), attention_mask], 1)
+        options = {"bos_token_id": options["eos_token_id"], **options}  # transformers 4.38 asks for one, and uses none
+        return torch.cat([input_ids, self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)], 1)
 
 
 def _in_words(values: dict[str, float]) -> str:

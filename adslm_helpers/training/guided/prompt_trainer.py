@@ -19,10 +19,10 @@ from ..accumulation import repair_accumulation
 from ..checks import sum_limit
 from ..fast import trainer as fast_trainer
 from ..fast.dpo_trainer import trainer_class
-from ..fast.head import tiled_head
 from ..fast.items import Collator, Item
 from ..fast.reference import FOLDER, kept_logps
 from ..fast.scores import score
+from ..fast.self_check import choose_forward
 from ..history import HISTORY
 from ..prompts import EncodedPair, EncodedPairs, encode_pairs
 from ..settings import trainer_settings
@@ -65,7 +65,6 @@ def build_prompt_trainer(
     items = {side: [Item(pair) for pair in encoded.pairs] for side, encoded in sides.items()}
     trainer = _trainer_class()(
         recipe=recipe,
-        head=tiled_head(model),
         model=model,
         args=fast_trainer._arguments({**settings, "output_dir": str(folder), "save_strategy": "no"}),
         data_collator=_collator_class()(loaded.tokenizer.pad_token_id, virtual=number),
@@ -74,6 +73,11 @@ def build_prompt_trainer(
         callbacks=[HistoryCallback(folder / HISTORY), _progress(say)],
     )
     trainer.remove_callback(PrinterCallback)
+    known = [pair for encoded in sides.values() for pair in encoded.pairs]
+    base, pad = model.get_base_model(), loaded.tokenizer.pad_token_id
+    forward = choose_forward(base, known, pad, trainer.compute_loss_context_manager)
+    trainer.head, trainer.data_collator.shared = forward.head, forward.shared
+    notes += forward.told
     for side, found in items.items():
         pairs = [item.pair for item in found]
         logps, words = kept_logps(trainer, pairs, run.path / FOLDER, sum_limit(loaded.plan), None, say)
