@@ -187,7 +187,7 @@ def _vector_options(command: argparse.ArgumentParser) -> None:
         "--preference-text", dest="text", metavar="TEXT", help="出発点の文。'' なら乱数から / where they start; '': at random"
     )
     command.add_argument(
-        "--virtual-tokens", type=int, default=0, help="ベクトルの数。0 は文の長さ / how many; 0: as the text has"
+        "--virtual-tokens", type=int, default=16, help="ベクトルの数。0 は文の長さ / how many; 0: as the text has"
     )
     command.add_argument("--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="学び方 / how")
     command.add_argument("--learning-rate", type=float, help="学習率 / learning rate (default: by kind)")
