@@ -29,7 +29,7 @@ from ..resume import free_name
 from ..storage import storage_failure
 from .embeddings import FILE, write_prompt_embeddings
 from .prompt_result import RESULT, PromptResult, asked_for, finished, measured, spoken_texts
-from .prompt_trainer import MOST_TOKENS, build_prompt_trainer, not_finite, vectors
+from .prompt_trainer import MOST_TOKENS, VIRTUAL_TOKENS, build_prompt_trainer, not_finite, vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def train_prompt_embeddings(
     recipe: DpoRecipe,
     *,
     text: str = PREFERENCE_TEXT,
-    virtual_tokens: int = 0,
+    virtual_tokens: int = VIRTUAL_TOKENS,
     kind: str = "prompt_tuning",
     learning_rate: float | None = None,
     epochs: float | None = None,
