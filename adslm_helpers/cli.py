@@ -13,6 +13,7 @@ from typing import Any
 from . import __version__, verbs
 from .errors import AdslmError
 from .foreign_text import harmless
+from .preference_text import PREFERENCE_TEXT
 from .recipe import preset_names
 from .recipe_rules import ENGINES, METHODS
 
@@ -23,7 +24,8 @@ EPILOG = """\
   adslm dataset my_pairs.jsonl --run spring     読む・確かめる・分ける / read, check, split
   adslm dataset --from-log log.csv --run spring 広告ログから対を作る / make the pairs from an ad log
   adslm train --run spring                      DPO で学習 / tune by DPO
-  adslm preference-prompt --run spring          指示をベクトルとして学ぶ / learn an instruction as vectors
+  adslm preference-prompt --run spring          教師が読むベクトル / vectors for a preference-guided teacher
+  adslm launch --gpus localhost:0,1 -- train --run spring  複数の GPU で / on several GPUs
   adslm monitor spring                          別の画面で見る / watch it from another terminal
   adslm analyze spring                          何が起きたか / what happened, and why
   adslm check runs/spring/training/adapter      試し書き / a few texts from a checkpoint, on the CPU
@@ -41,6 +43,7 @@ Everything lands in runs/NAME/. Every verb takes --json for machine-readable res
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns 0, 1 for an audit that found errors, 2 for a user's mistake (said on stderr in Japanese and English), 130 when interrupted."""
     arguments = build_parser().parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)  # for a training that starts itself again in several processes
     try:
         # With --json, standard output holds one JSON value and nothing else; what the libraries print goes to stderr.
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
@@ -104,15 +107,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", metavar="RUN", default="", help="途中の学習を、そのレシピのまま続ける / go on with what RUN was started with"
     )
     _method_options(command)
+    command.add_argument("--deepspeed", metavar="FILE", help="DeepSpeed の設定（zero2 は付属）/ DeepSpeed's file; zero2 is ours")
     command = _verb(
         kinds,
         "preference-prompt",
         verbs.preference_prompt,
-        "指示をベクトルとして学ぶ（preference_guided の教師用）/ learn an instruction as vectors, for the teacher of preference_guided",
+        "教師が読むベクトルを学習する / train the vectors that a preference-guided teacher reads",
         run=True,
         recipe=True,
     )
-    _vector_options(command)
+    _prompt_options(command)
+    command = _verb(kinds, "launch", verbs.launch, "複数の GPU・マシンで学習する / train on several GPUs or machines")
+    command.add_argument(
+        "--gpus", metavar="SPEC", default="", help="localhost:0,1 | node1:0,1@node2:0,1 | cpu:2 (default: $GPU_NODES)"
+    )
+    command.add_argument(
+        "--with",
+        dest="launcher",
+        choices=("torchrun", "accelerate", "deepspeed"),
+        default="torchrun",
+        help="ランチャー / launcher",
+    )
+    command.add_argument("--port", type=int, default=29500, help="最初のマシンのポート / port on the first machine")
+    command.add_argument("--print", action="store_true", help="コマンドを見せるだけ / only show what would run where")
+    command.add_argument("command", nargs=argparse.REMAINDER, metavar="-- train ...", help="adslm train の引数 / what to run")
     command = _verb(kinds, "monitor", verbs.monitor, "学習の様子を別の画面で見る / watch a training from another terminal")
     command.add_argument("name", nargs="?", default="quickstart", help="実行の名前かフォルダー / name or folder of a run")
     command.add_argument("--once", action="store_true", help="一度だけ表示する / look once instead of following")
@@ -182,16 +200,22 @@ def _method_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _vector_options(command: argparse.ArgumentParser) -> None:
+def _prompt_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--preference-text", dest="text", metavar="TEXT", help="出発点の文。'' なら乱数から / where they start; '': at random"
+        "--preference-text",
+        dest="start",
+        metavar="TEXT",
+        default=PREFERENCE_TEXT,
+        help="出発点の言葉 / words that the vectors start from",
     )
     command.add_argument(
-        "--virtual-tokens", type=int, default=16, help="ベクトルの数。0 は文の長さ / how many; 0: as the text has"
+        "--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="PEFT の方法 / PEFT's method"
     )
-    command.add_argument("--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="学び方 / how")
-    command.add_argument("--learning-rate", type=float, help="学習率 / learning rate (default: by kind)")
-    command.add_argument("--epochs", type=float, help="何周するか / passes over the pairs (default: the recipe's)")
+    command.add_argument(
+        "--virtual-tokens", type=int, default=16, metavar="N", help="いくつ。0: 言葉と同じ / how many; 0: as the words have"
+    )
+    command.add_argument("--learning-rate", type=float, metavar="X", help="既定は方法による / by method unless given")
+    command.add_argument("--epochs", type=float, metavar="X", help="既定はレシピの値 / the recipe's unless given")
 
 
 def _dataset_options(command: argparse.ArgumentParser) -> None:

@@ -47,7 +47,6 @@ INSTEAD = {
     "TRAIN_DATA": ("→ adslm dataset ファイル --run NAME", "use adslm dataset FILE --run NAME"),
     "DATASET_PATH": ("→ adslm dataset ファイル --run NAME", "use adslm dataset FILE --run NAME"),
     "DEEPSPEED_CONFIG": ("→ adslm train --deepspeed ファイル", "use adslm train --deepspeed FILE"),
-    "MASTER_PORT": ("→ adslm launch --port 番号", "use adslm launch --port NUMBER"),
     "NUM_GPUS": ("→ GPU_NODES=localhost:0,1 のように番号で", "name the GPUs: GPU_NODES=localhost:0,1"),
     "WARMUP_STEPS": ("→ WARMUP_RATIO か --set warmup_ratio=0.1", "use WARMUP_RATIO or --set warmup_ratio=0.1"),
     "EVAL_STEPS": ("→ --set evals_per_run=4（回数）", "use --set evals_per_run=4 (how often)"),

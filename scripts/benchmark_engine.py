@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -97,14 +97,14 @@ def cells(full: bool, device: str) -> list[Cell]:
             Cell("ads", 151_936, rounds=1, batch=2, engines=_SHORT),
             *(Cell(shape, 32_000, rounds=1, batch=2, engines=_SHORT) for shape in ("long answers", "long prompts", "mixed")),
         ]
+    others = ("long answers", "long prompts", "mixed")
     return [
-        *(Cell("ads", vocabulary) for vocabulary in (32_000, 4096, 151_936)),
-        *(Cell(shape, 32_000, engines=_SHORT) for shape in ("long answers", "long prompts", "mixed")),
-        *(
-            Cell(shape, vocabulary, batch=2, engines=_SHORT)
-            for vocabulary in (4096, 151_936)
-            for shape in ("long answers", "long prompts", "mixed")
-        ),
+        Cell("ads", 32_000),
+        Cell("ads", 4096),
+        Cell("ads", 151_936, rounds=2, engines=_SHORT),
+        *(Cell(shape, 32_000, rounds=2, engines=_SHORT) for shape in others),
+        *(Cell(shape, 4096, batch=2, engines=_SHORT) for shape in others),
+        *(Cell(shape, 151_936, rounds=1, batch=2, engines=_SHORT) for shape in others),
     ]
 
 
@@ -115,27 +115,33 @@ def version_cells(full: bool) -> list[Cell]:
 
 def peaks(full: bool) -> Iterator[tuple[Cell, str, tuple[int, int] | None]]:
     """Whose peak memory is measured: the ads, by TRL at its best with both sizes of its tiles, by its defaults, by ours."""
-    for vocabulary in (151_936, 32_000, 4096) if full else (151_936,):
+    if not full:
+        cell = Cell("ads", 151_936, steps=1, batch=2)
+        yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, FAST, None))
+        return
+    for vocabulary in (151_936, 32_000):
         cell = Cell("ads", vocabulary, steps=1)
         yield from ((cell, BEST, LARGE_TILES), (cell, BEST, SMALL_TILES), (cell, DEFAULTS, None), (cell, FAST, None))
 
 
 def results(python: Path, wanted: Sequence[Cell]) -> Iterator[dict[str, Any]]:
     """One summary for each cell, as soon as it is measured in a child of that interpreter."""
-    versions, rows, number = {}, [], 0
+    about, rows, number = {}, [], 0
+    if not wanted:
+        return
     for row in _child(python, {"cells": [dataclasses.asdict(cell) for cell in wanted]}):
         if "versions" in row:
-            versions = row["versions"]
+            about = row
             continue
         if row["cell"] != number:
-            yield summary(wanted[number], rows, versions)
+            yield summary(wanted[number], rows, **about)
             rows, number = [], row["cell"]
         rows.append(row)
     if rows:
-        yield summary(wanted[number], rows, versions)
+        yield summary(wanted[number], rows, **about)
 
 
-def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str]) -> dict[str, Any]:
+def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str], machine: str) -> dict[str, Any]:
     """Medians of the runs of a cell, and ratios to ours within each round."""
     runs = [row for row in rows if "engine" in row]
     floors = [row["floor"] for row in rows if "floor" in row]
@@ -143,11 +149,11 @@ def summary(cell: Cell, rows: list[dict[str, Any]], versions: dict[str, str]) ->
     found = {
         "name": name_of(cell), "trl": versions["trl"], "versions": versions, "shape": cell.shape, "vocabulary": cell.vocabulary,
         "batch": cell.batch, "steps": cell.steps, "rounds": cell.rounds, "device": cell.device, "in_4bit": cell.in_4bit,
-        "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock, "tiles": rows[0].get("tiles"),
-        "problem": _difference(runs), "loss_difference": _largest(runs, "losses"), "logps_difference": _largest(runs, "logps"),
+        "machine": machine, "date": datetime.now(timezone.utc).date().isoformat(), "clock": clock, "tiles": rows[0].get("tiles"),
+        "problem": _difference(runs), "loss_difference": _finite(_largest(runs, "losses")), "logps_difference": _finite(_largest(runs, "logps")),
         "gflop": statistics.median(floor["operations"] for floor in floors) / 1e9,
         "floor": {str(epochs): statistics.median(f["step"] + f["reference"] / epochs for f in floors) for epochs in EPOCHS},
-        "engines": {},
+        "told": sorted({words for run in runs for words in run["told"]}), "engines": {},
     }  # fmt: skip
     for engine in cell.engines:
         of = [run for run in runs if run["engine"] == engine]
@@ -181,8 +187,14 @@ def _ratios(runs: list[dict[str, Any]], engine: str, kind: str, epochs: int) -> 
 
 
 def _largest(runs: list[dict[str, Any]], key: str) -> float:
+    """The largest difference from ours, NaN where one is."""
     ours = next(run[key] for run in runs if run["engine"] == FAST)
-    return max((abs(a - b) for run in runs for a, b in zip(run[key], ours, strict=True)), default=0.0)
+    found = [abs(a - b) for run in runs for a, b in zip(run[key], ours, strict=True)]
+    return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _difference(runs: list[dict[str, Any]]) -> str:
@@ -238,6 +250,8 @@ def line(row: dict[str, Any]) -> str:
     times = {name: row["engines"][name] for name in row["engines"]}
     told = "  ".join(f"{name} {value['ratio'][f'{clock} 3']:.2f}x" for name, value in times.items() if name != FAST)
     ours = times[FAST]
+    for words in row["told"]:
+        print(f"  {words}")
     return f"{row['name']:<22}TRL {row['trl']:<8}ours {ours[clock]:.2f} s a step ({clock}); over 3 epochs {told}"
 
 
@@ -248,27 +262,18 @@ def _put(rows: list[dict[str, Any]], row: dict[str, Any], key: tuple[str, ...]) 
 
 
 def _record(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What engine.json holds where rows are kept, else an empty record; what is measured now is of this machine."""
+    """What engine.json holds: with --only and --again all of it, else the rows of the other device."""
     path = RESULTS / "engine.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and (arguments.only or arguments.again) else {}
-    if arguments.again:
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": [], "memory": [], "commands": {}}
+    if arguments.again or arguments.only:
         return kept
-    options = " ".join(sys.argv[1:])
-    about = {
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "command": f"scripts/benchmark_engine.py {options}".strip(),
-    }
-    return {"cells": kept.get("cells", []), "memory": kept.get("memory", []), **about}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = (
-        [text.partition(":")[2].strip() for text in path.read_text().splitlines() if text.startswith("model name")]
-        if path.is_file()
-        else []
-    )
-    return f"{names[0]}, {len(names)} CPUs" if names else platform.processor()
+    options = ["--full"] if arguments.full else []
+    options += ["--device", "cuda"] if arguments.device == "cuda" else []
+    options += ["--versions", *arguments.versions] if arguments.versions else []  # and no paths of this machine
+    kept["cells"] = [cell for cell in kept["cells"] if cell["device"] != arguments.device]
+    kept["memory"] = kept["memory"] if arguments.device == "cuda" else []
+    kept["commands"][arguments.device] = " ".join(["scripts/benchmark_engine.py", *options])
+    return kept
 
 
 def write(record: dict[str, Any]) -> None:

@@ -14,13 +14,15 @@ def page(record: dict[str, Any]) -> str:
     """The whole page, Markdown with aligned columns."""
     cells = record["cells"]
     newest = max((cell["trl"] for cell in cells), key=_version, default="")
+    versions = next((cell["versions"] for cell in cells if cell["trl"] == newest), {})
     return PAGE.format(
         date=max((cell["date"] for cell in cells), default="?"),
-        machine=record["machine"],
-        command=record["command"],
-        versions=", ".join(f"{name} {version}" for name, version in cells[0]["versions"].items()) if cells else "?",
+        machine="; ".join(sorted({cell["machine"] for cell in cells})),
+        command="`, `".join(record["commands"].values()),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         targets=_table(("target", "wanted", "measured", "where", "met"), targets(record, newest)),
         times=_table(TIMES, [row for cell in cells if cell["trl"] == newest for row in _time_rows(cell)]),
+        told="".join(f"\n{cell['name']}: {words}" for cell in cells for words in cell["told"]),
         older=_table(TIMES, [row for cell in cells if cell["trl"] != newest for row in _time_rows(cell)]) or "Not measured.",
         floors=_table(
             ("cell", "GFLOP a step", "floor, s", *(f"x floor: {name}" for name in ("ours", "TRL at its best", "TRL's defaults"))),
@@ -162,6 +164,7 @@ Times are ratios (TRL over ours), over 3 epochs unless said otherwise; the worst
 ## 時間 / Time
 
 {times}
+{told}
 
 "s a step": median of all steps, from the batch to the optimizer. "reference": the reference's log-probabilities of the step's pairs, which
 are computed once; "1 epoch" and "3 epochs" add the whole or a third of it. On a CPU these are CPU seconds of one thread (other processes do not
@@ -186,7 +189,8 @@ this machine multiplies matrices of that shape. Norms, activations, softmax, the
 
 {memory}
 
-Each in a process of its own, one step. The peak counts from the moment the model is there; the libraries alone are the difference of the two columns.
+Each in a process of its own, one step. The peak counts from the moment the model is there; the libraries alone are the difference of the
+two columns. TRL's tiles are 4,096 x 32,768 by default; with 512 x 4,096 it needs less, and on a CPU often no more time.
 
 ## どう比べたか / How it was compared
 

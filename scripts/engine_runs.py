@@ -12,6 +12,8 @@ import dataclasses
 import gc
 import inspect
 import json
+import os
+import platform
 import random
 import sys
 import tempfile
@@ -119,7 +121,7 @@ def one_run(
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer, reference = build(cell, engine, model(), pairs, tiles, Path(folder) / "training")
+        trainer, reference, told = build(cell, engine, model(), pairs, tiles, Path(folder) / "training")
         marks = _marks(cell.device)
         trainer.add_callback(marks)
         trainer.train()
@@ -132,6 +134,7 @@ def one_run(
             "losses": [row["loss"] for row in rows],
             "logps": [row["logps/chosen"] for row in rows],
             "peak_mib": peak,
+            "told": told,
         }
         del trainer
     gc.collect()
@@ -142,8 +145,8 @@ def one_run(
 
 def build(
     cell: Cell, engine: str, model: Any, pairs: Sequence[Any], tiles: Sequence[int] | None, folder: Path
-) -> tuple[Any, list[float]]:
-    """A trainer of this engine, and (wall, CPU) seconds of its reference pass; zeros where it has none."""
+) -> tuple[Any, list[float], list[str]]:
+    """A trainer of this engine, (wall, CPU) seconds of its reference pass, zeros where it has none, and what our engine has to say."""
     import torch
 
     from adslm_helpers.environment.device import DevicePlan
@@ -159,10 +162,11 @@ def build(
     arguments = (recipe(cell, engine, options["checkpointing"]), plan, model, make_tokenizer(), pairs, pairs[:1], folder)
     with _only_training(), timed_reference(len(pairs)) as reference:
         if engine == FAST:
-            return fast_trainer.build_trainer(*arguments)[0], reference
+            trainer, told = fast_trainer.build_trainer(*arguments)
+            return trainer, reference, told
         trainer = trl_api.build_trainer(*arguments)[0]
     set_tiles(LARGE_TILES if options["checkpointing"] else tiles)
-    return trainer, precompute(trainer) if options["precompute"] else [0.0, 0.0]
+    return trainer, precompute(trainer) if options["precompute"] else [0.0, 0.0], []
 
 
 @contextlib.contextmanager
@@ -213,8 +217,8 @@ def _only_training() -> Iterator[None]:
     ]
     from adslm_helpers.training.settings import trainer_settings
 
-    def settings(*arguments: Any) -> dict[str, Any]:
-        return {**trainer_settings(*arguments), "eval_strategy": "no", "save_strategy": "no"}
+    def settings(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return {**trainer_settings(*arguments, **options), "eval_strategy": "no", "save_strategy": "no"}
 
     with contextlib.ExitStack() as stack:
         for module in named:
@@ -371,13 +375,25 @@ def main() -> None:
     hide_kernel_notice()
     asked = json.loads(sys.argv[1])
     names = ("torch", "transformers", "trl", "peft")
-    print(json.dumps({"versions": {name: metadata.version(name) for name in names}}), flush=True)
+    versions = {name: metadata.version(name) for name in names}
+    print(json.dumps({"versions": versions, "machine": _machine(asked["cells"][0]["device"])}), flush=True)
     if "memory" in asked:
         print(json.dumps(peak_memory(_cell(asked["cells"][0]), asked["memory"], asked["tiles"])), flush=True)
         return
     for number, values in enumerate(asked["cells"]):
         for row in measure(_cell(values)):
             print(json.dumps({"cell": number, **row}), flush=True)
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")] or [platform.processor()]
+    return f"{platform.system()} {platform.machine()}, {names[0]}, {os.cpu_count()} CPUs"
 
 
 def _cell(values: dict[str, Any]) -> Cell:

@@ -91,7 +91,7 @@ CASES = (
     Case(
         "fast, 4-bit", {**GROUPED, "layers": 12}, batch=2, length=512, prompt=384, in_4bit=True, checkpointing=True, engine="fast"
     ),
-    Case("fast, evaluation is the peak", NARROW, LARGE, batch=1, length=128, prompt=96, eval_batch=32, engine="fast"),
+    Case("fast, the check is the peak", NARROW, LARGE, batch=1, length=128, prompt=96, eval_batch=32, engine="fast"),
 )
 
 
@@ -391,7 +391,7 @@ The largest difference between versions is what TRL keeps of the logits, in copi
 | 1.16.0 | - | - | tiles of 4,096 x 32,768; 512 x 4,096 on CPU and MPS, set by this package |
 
 Engine `fast` ("fast" in the name) has the prompt of a pair once, keeps no logits, and one mask of [pairs, row, row] for all layers; its
-reference pass, in batches of up to four times a step's tokens, is part of the evaluation. How much of a text is prompt is not known before the data is read:
+reference pass, in batches of up to four times a step's tokens, and its check against whole logits before the training are part of the evaluation. How much of a text is prompt is not known before the data is read:
 a plan without it takes two whole sequences, so that a training never needs more than was planned.
 
 A 4-bit checkpoint stays mapped into memory as a file; these pages are the system's to take back and are not counted.

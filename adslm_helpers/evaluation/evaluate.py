@@ -57,7 +57,8 @@ def evaluate(run: Run, others: Sequence[str] = ()) -> Evaluation:
     """Scores the held-out pairs, answers the held-out prompts before and after, and writes metrics, texts, figures and the report.
 
     `others`: further adapters on the same base (a checkpoint of the run by its name, other runs, exports, folders), which answer the same
-    prompts from the same seeds; their numbers are `metrics["candidates"]` (all keys: `measure`). Raises RunError unless the dataset and
+    prompts from the same seeds; their numbers are `metrics["candidates"]` (all keys: `measure`; `metrics["guided"]` of a preference-guided
+    run: `instruction`). Raises RunError unless the dataset and
     training steps are done, or where nothing has such a name, ModelError where an adapter does not fit. Running it again gives the same
     numbers on the same machine.
     """

@@ -27,6 +27,8 @@ _TRL_TILES = (4096, 32768)
 # Engine fast: numbers of one tile of logits by device, and the least width of one (as in training/fast/head.py).
 _FAST_TILE = {"cpu": 1 << 21, "cuda": 1 << 26, "mps": 1 << 24}
 _FAST_LEAST = 512
+# Positions whose whole logits its self-check compares, of both answers of one pair (training/fast/self_check.py).
+_CHECKED = 2 * 64
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,11 @@ def _logit_bytes(facts: ModelFacts, head: Head, copies: float, tokens: int, widt
 
 
 def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, prompt: int, width: int) -> float:
-    """No backward pass, nothing kept: one layer's forward, or the head's. Engine fast also has its reference pass, in larger batches."""
+    """No backward pass, nothing kept: one layer's forward, or the head's.
+
+    Engine fast also has its reference pass, in larger batches, and before it a check against whole logits: these, a copy without their
+    last place, and its log-softmax, in float32.
+    """
     pairs = recipe.per_device_eval_batch_size
     if head.kind == "fast":
         pairs = max(pairs, reference_times(recipe.gradient_checkpointing) * recipe.per_device_train_batch_size)
@@ -260,4 +266,5 @@ def _evaluation_bytes(facts: ModelFacts, recipe: DpoRecipe, head: Head, prompt: 
     if head.kind == "fast":
         states += 3 * batch.scored * facts.hidden * 4
     logits = _logit_bytes(facts, head, head.eval_copies, batch.scored, width)
-    return _mask(batch, head, width) + max(forward, states + logits)
+    check = _CHECKED * facts.vocabulary * (width + 8) if head.kind == "fast" else 0
+    return max(check, _mask(batch, head, width) + max(forward, states + logits))

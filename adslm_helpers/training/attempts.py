@@ -26,7 +26,7 @@ from .history import HISTORY, Alarm, read_history, write_alarm
 from .interrupt import Interruption, interrupted
 from .preflight import PreflightReport, checked_trainer
 from .prompts import EncodedPairs
-from .ranks import first_decides, no_retry, same_in_all, this_rank
+from .ranks import first_decides, no_retry, this_rank
 from .recoveries import as_recovered, memory_alarm, nothing_left, read_recoveries, record, too_large
 from .remedies import Remedy, after_not_finite, after_out_of_memory, out_of_memory
 from .sides import build_trainer, encode_sides
@@ -160,7 +160,6 @@ def _try(
         return trainer
 
     trainer, loaded, report = checked_trainer(recipe, loaded, build, sides.pairs("train"))
-    same_in_all(report.dtype)
     attempt.plan = loaded.plan
     # Whoever loads the tuned model later must not take the precision that failed.
     used = replace(recipe, dtype=loaded.plan.dtype) if report.rejected else recipe

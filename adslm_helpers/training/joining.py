@@ -181,8 +181,8 @@ def _other_ended(training: Path) -> TrainingError:
     ja = f"ステップ {step_of(kept)} まで保存してあります（{kept}）" if kept else "チェックポイントはまだありません"
     en = f"It is saved up to step {step_of(kept)} ({kept})" if kept else "There is no checkpoint yet"
     return TrainingError(
-        f"この学習の別のプロセスが終わったので、全体を止めました（強制終了、メモリ不足、またはそのプロセスの失敗。理由があれば上に出ています）。{ja}。"
+        f"この学習の別のプロセスが終わったか、応答しなくなったので、全体を止めました（強制終了、停止、メモリ不足、またはそのプロセスの失敗。理由があれば上に出ています）。{ja}。"
         "→ 原因を除いて同じコマンドをもう一度実行すると、続きから始まります。プロセスの数を変えても続けられます。",
-        "Another process of this training ended, so all of it stopped (killed, out of memory, or it failed: its own words stand above, if any). "
+        "Another process of this training ended or no longer answers, so all of it stopped (killed, hanging, out of memory, or it failed: its own words stand above, if any). "
         f"{en}. -> The same command goes on from there, also with another number of processes.",
     )

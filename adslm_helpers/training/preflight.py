@@ -16,6 +16,7 @@ from ..recipe import DpoRecipe
 from ..run import Run, read_json
 from .checks import Check, run_checks
 from .prompts import EncodedPair
+from .ranks import any_rank
 from .remedies import out_of_memory
 
 # Tokens are the same in every precision: loading the model again would only cost time.
@@ -120,11 +121,15 @@ def checked_trainer(
             except ModelError as error:
                 rejected.append(Rejected(describe_precision(plan), error.ja, error.en))
                 continue
-        trainer = build(loaded)
-        started = time.monotonic()
-        checks = _looked_at(trainer, loaded.tokenizer, plan, pairs)
-        seconds += time.monotonic() - started
+        trainer, checks, took = _looked_at(build, loaded, plan, pairs)
+        seconds += took
         failed = [check for check in checks if not check.ok]
+        if any_rank(bool(failed)) and not failed:  # all processes train in one precision
+            failed = [
+                Check(
+                    "other_process", False, 1.0, 0.0, "別のプロセスの確認が通りませんでした", "the look of another process failed"
+                )
+            ]
         if not failed:
             report = PreflightReport(describe_precision(plan), tuple(checks), tuple(rejected), round(seconds, 2))
             loaded.notes += [line for line in report.lines()[: len(rejected)]]
@@ -136,15 +141,21 @@ def checked_trainer(
     raise _nothing_left(rejected)
 
 
-def _looked_at(trainer: Any, tokenizer: Any, plan: DevicePlan, pairs: Sequence[EncodedPair]) -> list[Check]:
-    """The checks; where torch gives up (no kernel for this dtype), one that failed and says so."""
+def _looked_at(
+    build: Callable[[LoadedModel], Any], loaded: LoadedModel, plan: DevicePlan, pairs: Sequence[EncodedPair]
+) -> tuple[Any, list[Check], float]:
+    """The trainer, its checks and their seconds; where torch gives up (no kernel for this dtype), one check that failed and says so."""
+    trainer, started = None, time.monotonic()
     try:
-        return run_checks(trainer, tokenizer, plan, pairs)
+        trainer = build(loaded)  # the engine already computes here
+        started = time.monotonic()
+        checks = run_checks(trainer, loaded.tokenizer, plan, pairs)
     except RuntimeError as error:
         if out_of_memory(error):
             raise  # another precision is no cure that the user asked for; a smaller batch is
         text = " ".join(str(error).split())[:160]
-        return [Check("runs", False, 1.0, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
+        checks = [Check("runs", False, 1.0, 0.0, f"計算が途中で止まりました（{text}）", f"the computation stopped: {text}")]
+    return trainer, checks, time.monotonic() - started
 
 
 def _load_again(recipe: DpoRecipe, loaded: LoadedModel, plan: DevicePlan) -> LoadedModel:

@@ -137,22 +137,6 @@ def together() -> None:
     any_rank(False)
 
 
-def same_in_all(what: str) -> None:
-    """Raises TrainingError unless every process says the same, such as the precision that its own look found good."""
-    if not _several():
-        return
-    import torch.distributed as distributed
-
-    said: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(said, what)
-    if len(set(said)) > 1:
-        each = ", ".join(f"{rank}: {one}" for rank, one in enumerate(said))
-        raise TrainingError(
-            f"プロセスによって精度が違います（{each}）。同じ機器が揃っていません。→ dtype を 'float32' にするか、同じ GPU だけを使ってください。",
-            f"The processes chose different precisions ({each}): their devices differ. -> Set dtype to 'float32', or use equal GPUs only.",
-        )
-
-
 def refuse_device(device: str, ranks: Ranks) -> None:
     """Raises SetupError where this machine has no device of its own for each of its processes."""
     if ranks.count == 1 or device == "cpu":

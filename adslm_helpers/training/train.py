@@ -18,6 +18,7 @@ from ..run import Run, read_json, write_json
 from ..run_lock import run_lock
 from .attempts import train_until_done
 from .checkpoints import clear_up, save_adapter
+from .few_steps import few_steps
 from .interrupt import told_how_to_go_on
 from .joining import joined
 from .label_noise import with_label_noise
@@ -157,7 +158,7 @@ def _decided(run: Run, recipe: DpoRecipe, fresh: bool, resume: bool, ranks: Rank
     told, words = with_label_noise(recipe, load_split(run, "train") if recipe.use_p_win else [])
     plan = plan_run(told, probe)
     refuse_device(plan.device.device, ranks)
-    spread = [*launcher_lines(), *batch_lines(plan.recipe, ranks.count)]
+    spread = [*launcher_lines(), *batch_lines(plan.recipe, ranks.count), *few_steps(plan.recipe, len(load_split(run, "train")))]
     fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):

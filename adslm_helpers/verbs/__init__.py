@@ -1,6 +1,7 @@
 """What each verb of `adslm` does: its arguments in, (JSON value, lines to read) out. Heavy libraries are loaded by the verb that needs them."""
 
 from .data import dataset, setup
+from .launching import launch
 from .recipes import recipe_of
 from .results import chat, evaluate, export, rate, run_all
 from .tuning import preference_prompt, train
@@ -13,6 +14,7 @@ __all__ = [
     "dataset",
     "evaluate",
     "export",
+    "launch",
     "monitor",
     "preference_prompt",
     "rate",

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from typing import Any
 
 from ..run import Run
+from ..training.launch.start import check_started
+from ..training.launch.zero import use_deepspeed
+from .launching import launched
 from .recipes import changes_recipe, recipe_of, say
 
 
 def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """`adslm train`."""
+    launched(arguments.argv)
+    check_started(os.environ)
+    if arguments.deepspeed:
+        use_deepspeed(arguments.deepspeed)
     from ..environment.device import configure_mps_environment
 
     configure_mps_environment()
@@ -31,14 +39,14 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
 
 def preference_prompt(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
-    """`adslm preference-prompt`: the vectors of embedding mode, trained on the run's pairs."""
+    """`adslm preference-prompt`: the vectors that a teacher of preference-guided DPO reads in place of words."""
     from ..environment.device import configure_mps_environment
 
     configure_mps_environment()
     from ..training.guided.prompt_tuning import train_prompt_embeddings
 
-    run, names = Run(arguments.run), ("virtual_tokens", "kind", "learning_rate", "epochs")
-    options = {name: getattr(arguments, name) for name in names}
-    text = {} if arguments.text is None else {"text": arguments.text}
-    result = train_prompt_embeddings(run, recipe_of(arguments, run), say=say, **options, **text)
+    run = Run(arguments.run)
+    asked = {"virtual_tokens": arguments.virtual_tokens, "kind": arguments.kind}
+    asked |= {"learning_rate": arguments.learning_rate, "epochs": arguments.epochs, "text": arguments.start}
+    result = train_prompt_embeddings(run, recipe_of(arguments, run), **asked, say=say)
     return asdict(result), result.lines()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from transformers import TrainerCallback
 
@@ -47,7 +45,7 @@ def recipe(model_folder):
     """A few steps on the small model."""
     return recipe_from_dict(
         {
-            "engine": os.environ.get("ENGINE", "fast"), "preset": "smoke", "models": [str(model_folder)], "fallback": False, "device": "cpu", "learning_rate": 2e-3, "max_steps": 6,
+            "preset": "smoke", "models": [str(model_folder)], "fallback": False, "device": "cpu", "learning_rate": 2e-3, "max_steps": 6,
             "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 8, "max_length": 256,
             "max_prompt_length": 200, "logging_steps": 1, "evals_per_run": 2, "save_steps": 2, "eval_prompts": 4,
             "samples_per_prompt": 1, "max_new_tokens": 12, "sft_weight": 1.0,

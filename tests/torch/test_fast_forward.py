@@ -15,7 +15,7 @@ from adslm_helpers.recipe import load_recipe, recipe_from_dict
 from adslm_helpers.training.fast import head as heads
 from adslm_helpers.training.fast import self_check
 from adslm_helpers.training.fast.head import TiledHead, tiled_head
-from adslm_helpers.training.fast.layout import allowed, cost, lay_out, pack
+from adslm_helpers.training.fast.layout import allowed, attention_share, cost, lay_out, pack
 from adslm_helpers.training.fast.scores import score
 from adslm_helpers.training.fast.self_check import choose_forward
 from adslm_helpers.training.maths import sequence_logps
@@ -228,6 +228,19 @@ def test_rows_are_filled_and_none_is_longer_than_the_longest_piece():
 def test_the_work_of_a_layout_is_foretold(shared, virtual):
     rows, width = lay_out(PAIRS, PAD, shared=shared, virtual=virtual)["input_ids"].shape
     assert cost(PAIRS, shared, 0.25, virtual) == rows * width * (1 + 0.25 * width)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "shared"), [(96, 32, True), (64, 128, True), (16, 64, True), (16, 128, False), (16, 512, False)]
+)
+def test_long_answers_behind_a_short_prompt_get_a_row_each(prompt, answers, shared):
+    """As measured: 1.5, 1.15, 1.06 and 1.0 times as fast in one row, for the first four. Attention over a row grows with its square."""
+    shape = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
+    config = AutoConfig.for_model("qwen2", vocab_size=4096, num_attention_heads=8, num_key_value_heads=2, **shape)
+    share = attention_share(config)
+    assert 4.5e-4 < share < 6e-4
+    pairs = [pair(prompt, answers, answers)] * 4
+    assert (cost(pairs, True, share) < cost(pairs, False, share)) is shared
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------

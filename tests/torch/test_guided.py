@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, LlamaConfig, Qwen2Config
 
 from adslm_helpers.dataset.samples import sample_pairs
 from adslm_helpers.evaluation.evaluate import evaluate
@@ -102,7 +102,9 @@ def test_alpha_zero_is_plain_dpo_bit_for_bit_whoever_teaches(guided, tmp_path):
     for name in ("frozen", "live"):
         assert runs[name][0] == losses
         assert all(torch.equal(weights[key], value) for key, value in runs[name][1].items())
-        assert any(row.get("loss_components/aligned_loss", 0) > 1e-3 for row in runs[name][2]), "or there is no teacher to leave out"
+        assert any(row.get("loss_components/aligned_loss", 0) > 1e-3 for row in runs[name][2]), (
+            "or there is no teacher to leave out"
+        )
 
 
 def test_the_first_loss_is_ln_2_and_alpha_beta_times_the_mean_lead_of_the_teacher(guided, tmp_path):
@@ -183,10 +185,17 @@ def test_without_an_instruction_the_ratio_is_one_and_the_aligned_loss_nothing(gu
     assert all(item.teacher_logps == item.ref_logps for item in frozen.train_dataset)
 
 
-SHAPES = {
-    "qwen2": (Qwen2Config, {"num_key_value_heads": 1}), "llama": (LlamaConfig, {"num_key_value_heads": 2}),
-    "gemma": (GemmaConfig, {"num_key_value_heads": 1, "head_dim": 16}),
+SMALL_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512}
+SMALL_LLAMA = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
 }  # fmt: skip
+SHAPES = {
+    "qwen2": (Qwen2Config, SMALL_LLAMA),
+    "llama": (LlamaConfig, SMALL_LLAMA),
+    "gemma": (GemmaConfig, {**SMALL_LLAMA, "head_dim": 16}),
+    "gpt2": (GPT2Config, SMALL_GPT2),
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -194,12 +203,9 @@ def test_learned_vectors_are_a_prefix_of_tokens_and_pefts_prompt_tuning(shape, g
     """E = input_embeddings(tokens(p)): the same numbers as the tokens themselves, and as PEFT's forward with TEXT initialisation."""
     from peft import PromptTuningConfig, get_peft_model
 
-    kind, extra = SHAPES[shape]
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    kind, small = SHAPES[shape]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        kind(vocab_size=len(tokenizer), max_position_embeddings=512, **small, **extra)
-    ).eval()
+    model = AutoModelForCausalLM.from_config(kind(vocab_size=len(tokenizer), **small)).eval()
     ids = tokenizer(P, add_special_tokens=False)["input_ids"]
     vectors = model.get_input_embeddings()(torch.tensor(ids)).detach()
     file = write_prompt_embeddings(tmp_path / "prompt_embeddings.pt", vectors)
@@ -210,9 +216,10 @@ def test_learned_vectors_are_a_prefix_of_tokens_and_pefts_prompt_tuning(shape, g
         plain, taught = encode_guided(tokenizer, ROWS[:4], recipe, model)
         teacher = make_teacher(recipe, model, {"train": taught})
         virtual = 0 if teacher.prefix is None else len(teacher.prefix)
-        batch = lay_out(taught, tokenizer.pad_token_id, shared=False, virtual=virtual)
+        batches = [lay_out(taught, tokenizer.pad_token_id, shared=shared, virtual=virtual) for shared in (False, True)]
         with torch.no_grad():
-            found[name] = score(model, batch, None, teacher.prefix)[0]
+            found[name], packed = (score(model, batch, None, teacher.prefix)[0] for batch in batches)
+        torch.testing.assert_close(packed, found[name], atol=1e-5, rtol=1e-6)
         assert virtual == (len(ids) if name == "vectors" else 0)
     assert torch.equal(found["text"], found["vectors"])
     tuning = PromptTuningConfig(
@@ -273,16 +280,18 @@ def test_the_cost_of_a_step_is_measured_on_steps_that_differ_in_the_teacher_alon
     assert len(step_cost(replace(guided, teacher="policy"), ROWS[:8], steps=1).lines()) == 1
 
 
-def test_an_evaluation_says_what_the_teacher_read_and_does_not_need_it_any_more(guided, run, tmp_path):
+def test_an_evaluation_says_what_the_teacher_read_and_does_not_need_it_any_more(guided, run, tmp_path, monkeypatch):
     """The file of the vectors may be gone, or of another model, when somebody evaluates later."""
+    monkeypatch.setattr("adslm_helpers.evaluation.evaluate._figures", lambda *given: [])  # half of the time
     file = write_prompt_embeddings(tmp_path / "prompt_embeddings.pt", torch.randn(3, SMALL["hidden_size"]))
-    train(run, replace(guided, preference_text="", prompt_embeddings=str(file), max_steps=2))
+    result = train(run, replace(guided, preference_text="", prompt_embeddings=str(file), max_steps=2))
     found = evaluate(run)
     told = found.metrics["guided"]
     assert (
         told["n_pairs"] == 8 and told["shift"] != 0 and told["alpha"] == guided.alpha and told["prompt_embeddings"] == str(file)
     )
     assert told["learned"] * guided.beta == pytest.approx(found.metrics["reward_margin"], abs=2e-4)
+    assert told["gap"] == pytest.approx(result.final["eval_preference_metrics/margin_gap"], abs=1e-3)
     page = found.report.read_text(encoding="utf-8")
     assert "preference_guided: alpha 0.2, teacher reference" in page and "prompt_embeddings.pt" in page
     file.unlink()

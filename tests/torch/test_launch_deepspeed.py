@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import adslm_helpers
 from adslm_helpers.errors import TrainingError
-from adslm_helpers.training.launch import zero
+from adslm_helpers.training.launch import quiet_torchrun, zero
 from adslm_helpers.training.launch.commands import plan_launch
 from adslm_helpers.training.train import train
 
@@ -106,3 +107,26 @@ def test_deepspeed_without_a_launcher_or_without_deepspeed_is_refused_in_words(m
     with pytest.raises(TrainingError, match="not installed"):
         zero.use_deepspeed("zero2")
     assert "ADSLM_DEEPSPEED" not in os.environ
+
+
+@pytest.mark.parametrize(("exit_code", "status"), [(2, 2), (-9, 1)])
+def test_what_ends_torchrun_ends_in_a_number_and_not_in_its_traceback(exit_code, status, monkeypatch, tmp_path):
+    """2 is a user's mistake, which the first process has said in words."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    failure = ProcessFailure(0, 77, exit_code, str(tmp_path / "none"))
+    monkeypatch.setattr(run, "main", raising(ChildFailedError("adslm_helpers", {0: failure})))
+    assert quiet_torchrun.main() == status
+    monkeypatch.setattr(run, "main", raising(SignalException("Ctrl-C", sigval=signal.SIGINT)))
+    assert quiet_torchrun.main() == 130
+    monkeypatch.setattr(run, "main", lambda: None)
+    assert quiet_torchrun.main() == 0
+
+
+def raising(error):
+    def raise_it():
+        raise error
+
+    return raise_it

@@ -64,6 +64,19 @@ def break_when(monkeypatch, dtype, spoil):
     monkeypatch.setattr(preflight, "load_model", load)
 
 
+def feeds(trainer, part, change):
+    """The trainer's collator gets other ids for 'prompt' or 'chosen' than were meant: what a version of TRL once made of them."""
+    original = trainer.data_collator
+
+    def changed_row(row):
+        if isinstance(row, dict):
+            key = f"{part}_ids" if f"{part}_ids" in row else f"{part}_input_ids"
+            return {**row, key: change(row[key])}
+        return replace(row, pair=replace(row.pair, **{f"{part}_ids": change(getattr(row.pair, f"{part}_ids"))}))
+
+    trainer.data_collator = lambda rows: original([changed_row(row) for row in rows])
+
+
 # --- a healthy training -----------------------------------------------------------------------------------------
 
 
@@ -208,14 +221,14 @@ def test_nan_at_padding_alone_is_no_fault(built):
     assert "finite_no_grad" in failed(trainer, loaded, pairs), "the last real token counts"
 
 
-def test_a_second_eos_stops_at_once_for_no_precision_helps(built, monkeypatch):
-    recipe, loaded, build, pairs = built(dtype="bfloat16")
+@pytest.mark.parametrize("engine", ["trl", "fast"])
+def test_a_second_eos_stops_at_once_for_no_precision_helps(built, monkeypatch, engine):
+    recipe, loaded, build, pairs = built(engine=engine, dtype="bfloat16")
 
     def doubled(one):
         trainer = build(one)
-        original, eos = trainer.data_collator, one.tokenizer.eos_token_id
-        key = "chosen_ids" if "chosen_ids" in trainer.train_dataset.column_names else "chosen_input_ids"
-        trainer.data_collator = lambda rows: original([{**row, key: [*row[key], eos]} for row in rows])
+        eos = one.tokenizer.eos_token_id
+        feeds(trainer, "chosen", lambda ids: [*ids, eos])
         return trainer
 
     monkeypatch.setattr(preflight, "load_model", lambda *_: pytest.fail("loaded again"))
@@ -343,13 +356,13 @@ def test_the_report_is_json_and_reads_in_both_languages(built):
     assert len(told) == 1 + len(NAMES) and f"{len(NAMES)}/{len(NAMES)} OK" in told[0] and "確認" in told[0]
 
 
-def test_what_is_looked_at_is_what_the_trainer_feeds(built):
+@pytest.mark.parametrize("engine", ["trl", "fast"])
+def test_what_is_looked_at_is_what_the_trainer_feeds(built, engine):
     """Ids from the trainer's own collator, not those we meant it to have; a layout that nobody knows falls back to the latter."""
-    _, loaded, build, pairs = built()
+    _, loaded, build, pairs = built(engine=engine)
     trainer = build(loaded)
     assert trainer_pairs(trainer, pairs[:3]) == list(pairs[:3])
-    original = trainer.data_collator
-    trainer.data_collator = lambda rows: original([{**row, "prompt_ids": row["prompt_ids"][1:]} for row in rows])
+    feeds(trainer, "prompt", lambda ids: ids[1:])
     assert [pair.prompt_ids for pair in trainer_pairs(trainer, pairs[:3])] == [pair.prompt_ids[1:] for pair in pairs[:3]]
     trainer.data_collator = lambda rows: {"a_layout_of_tomorrow": rows}
     assert trainer_pairs(trainer, pairs[:3]) == list(pairs[:3])

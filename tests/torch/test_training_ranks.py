@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.torch.conftest import made_run
 
 from adslm_helpers.errors import RecipeError, SetupError
 from adslm_helpers.recipe import recipe_from_dict
@@ -24,6 +23,7 @@ from adslm_helpers.training.history import read_history
 from adslm_helpers.training.interrupt import Interruption
 from adslm_helpers.training.ranks import launcher_lines, share_of_batch, this_rank
 from adslm_helpers.training.train import train
+from tests.torch.conftest import made_run
 
 ROOT = Path(__file__).parents[2]
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
@@ -82,12 +82,17 @@ def _one(rank, count, port, said, run, recipe):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forking a process that has computed is safe on Linux only")
-@pytest.mark.parametrize("engine, shape", [("fast", (4, 1)), ("trl", (2, 2))])
-def test_two_processes_train_the_adapter_of_one_with_the_same_effective_batch(run, recipe, tmp_path, engine, shape):
-    """Every rank with the same batches, or a mean of means that is not that of the whole, shows here."""
-    recipe = changed(
-        recipe, engine=engine, per_device_train_batch_size=shape[0], gradient_accumulation_steps=shape[1], watch_prompts=0
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "preference_guided", "preference_text": "短く書いてください。", "per_device_train_batch_size": 4},
+        {"engine": "trl", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+    ],
+    ids=["guided", "trl"],
+)
+def test_two_processes_train_the_adapter_of_one_with_the_same_effective_batch(run, recipe, tmp_path, settings):
+    """Every rank with the same batches, or a mean of means that is not that of the whole, shows here (the SFT term counts tokens)."""
+    recipe = changed(recipe, watch_prompts=0, sft_weight=1.0, **settings)
     alone = made_run(tmp_path / "alone")
     train(alone, recipe)
     said = in_processes(2, run, recipe)

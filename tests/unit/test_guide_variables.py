@@ -124,15 +124,15 @@ def test_every_preset_of_the_guide_is_guided_by_the_one_text(name):
 
 def test_a_large_batch_on_few_pairs_is_warned_of_with_numbers_that_help():
     recipe = load_recipe("pg_4x24gb")
-    ja, en = few_steps(recipe, 850)
-    assert "850" in ja and "512" in ja and "make 2 steps" in en and "--set gradient_accumulation_steps=85" in en
-    assert few_steps(load_recipe("pg_4x24gb", gradient_accumulation_steps=85), 850) is None  # what it says makes 10
-    assert few_steps(recipe, 512 * 10) is None
-    assert few_steps(load_recipe("smoke"), 10) is None  # steps that were asked for
+    (line,) = few_steps(recipe, 850)
+    assert line.startswith("【注意】学習の対は 850 組、実効バッチは 512") and "make 2 steps" in line
+    assert line.count("--set gradient_accumulation_steps=85 ") == 2
+    assert few_steps(load_recipe("pg_4x24gb", gradient_accumulation_steps=85), 850) == []  # what it says makes 10
+    assert few_steps(recipe, 512 * 10) == []
+    assert few_steps(load_recipe("smoke"), 10) == []  # steps that were asked for
 
 
 def test_where_the_pairs_are_too_few_for_any_batch_more_epochs_are_advised():
     recipe = load_recipe("tiny")
-    _, en = few_steps(recipe, 16)
-    assert "num_train_epochs=5" in en
-    assert few_steps(load_recipe("tiny", num_train_epochs=5), 16) is None
+    assert "num_train_epochs=5 " in few_steps(recipe, 16)[0]
+    assert few_steps(load_recipe("tiny", num_train_epochs=5), 16) == []

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "adslm_helpers"
 # Left to right; what stands in one group may use what stands before it.
 ORDER = [
-    {"foreign_text"}, {"errors", "figure_style", "data_files", "tables"}, {"plots"}, {"preference_text", "recipe_rules", "run_names", "json_files", "run_lock"}, {"recipe", "run"}, {"copies", "guide_variables"}, {"environment", "text"}, {"dataset"}, {"models"}, {"training"}, {"watching"},
+    {"foreign_text"}, {"errors", "figure_style", "data_files", "tables"}, {"plots", "plots_guided"}, {"preference_text", "recipe_rules", "run_names", "json_files", "run_lock"}, {"recipe", "run"}, {"copies", "guide_variables"}, {"environment", "text"}, {"dataset"}, {"models"}, {"training"}, {"watching"},
     {"evaluation"}, {"export"}, {"widgets"}, {"road"}, {"verbs"}, {"cli"}, {"__main__"},
 ]  # fmt: skip
 RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}

@@ -1,5 +1,6 @@
 """Several GPUs: what GPU_NODES may say, the launchers' commands, and a start whose end, output and interruption are handed through."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ from adslm_helpers.training.launch.commands import LAUNCHERS, plan_launch
 from adslm_helpers.training.launch.nodes import Node, parse_nodes, world_size
 from adslm_helpers.training.launch.start import asked_for, check_started, run_launch
 from adslm_helpers.training.launch.zero import deepspeed_file
+from adslm_helpers.verbs import launching
 
 TRAIN = ["train", "--run", "ddp", "--preset", "smoke"]
 
@@ -287,6 +289,16 @@ def gone(pid):
     return False
 
 
+def test_who_ignores_a_signal_goes_on_ignoring_it(program, tmp_path, monkeypatch):
+    """nohup, or a job in the background of a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        launch = program("import os, signal; os.kill(os.getppid(), signal.SIGHUP)")
+        assert run_launch(launch, lambda line: None) == 0 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_missing_launcher_and_a_taken_port_are_said_before_the_start(monkeypatch):
     launch = plan_launch("localhost:0,1", TRAIN, "accelerate")
     monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None)
@@ -314,6 +326,51 @@ def test_our_own_python_runs_the_launcher():
     for nodes, launcher, shown in COMMANDS:
         argv = plan_launch(nodes, TRAIN, launcher).commands[0].argv
         assert commands.own_python(argv)[0] == sys.executable and commands.own_python(argv)[1] == "-m", shown
+
+
+# --- the verbs --------------------------------------------------------------------------------------------------------
+
+
+def asked(*command, **options):
+    defaults = {"gpus": "", "launcher": "torchrun", "port": 29500, "print": False, "json": False}
+    return argparse.Namespace(**{**defaults, **options}, command=list(command))
+
+
+def test_launch_shows_or_runs_and_ends_with_the_trainings_status(monkeypatch):
+    monkeypatch.delenv("GPU_NODES", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    value, lines, code = launching.launch(asked("--", *TRAIN, gpus="localhost:0,1", print=True))
+    assert code == 0 and lines[-1] == COMMANDS[0][2][0].replace("1,2", "0,1") and value["world_size"] == 2
+    monkeypatch.setenv("GPU_NODES", "cpu:2")
+    outputs = []
+    monkeypatch.setattr(launching, "run_launch", lambda launch, say, output: outputs.append(output) or 7)
+    assert launching.launch(asked(*TRAIN))[2] == 7
+    assert launching.launch(asked(*TRAIN, json=True))[0]["exit_code"] == 7
+    assert outputs == [None, sys.stderr]  # with --json, standard output holds one value
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(TrainingError, match="inside a launcher"):
+        launching.launch(asked(*TRAIN))
+
+
+def test_train_launches_itself_where_gpu_nodes_is_set(monkeypatch):
+    monkeypatch.delenv("GPU_NODES", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(
+        launching, "run_launch", lambda launch, say: 5 if launch.commands[0].argv[-len(TRAIN) :] == tuple(TRAIN) else 0
+    )
+    launching.launched(TRAIN)  # nothing asked, nothing done
+    monkeypatch.setenv("GPU_NODES", "localhost:0,1")
+    with pytest.raises(SystemExit) as ended:
+        launching.launched(TRAIN)
+    assert ended.value.code == 5
+    monkeypatch.setenv(
+        "GPU_NODES", "node1:0,1@node2:0,1"
+    )  # a script that goes on with `adslm evaluate` must not think that it trained
+    with pytest.raises(TrainingError, match="nothing was trained") as told:
+        launching.launched(TRAIN)
+    assert "[node2]" in told.value.en
+    monkeypatch.setenv("RANK", "1")
+    launching.launched(TRAIN)
 
 
 # --- DeepSpeed's file ----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from adslm_helpers.environment.described import described_machine
 from adslm_helpers.environment.device import choose_device
 from adslm_helpers.models import memory
 from adslm_helpers.models.catalog import CATALOG, ModelFacts
-from adslm_helpers.models.memory import GIB, OVERHEAD_GB, Head, head_of_fast, head_of_trl, plan_memory
+from adslm_helpers.models.memory import GIB, OVERHEAD_GB, Head, head_of_fast, head_of_trl, plan_memory, reference_times
 from adslm_helpers.recipe import load_recipe
+from adslm_helpers.training.fast import head, reference, self_check
 
 CPU = choose_device(load_recipe("tiny"), described_machine("cpu-16gb"))
 TILES = Head("torch", 8.25, 4.25, tile=(512, 4096))
@@ -64,6 +65,9 @@ def test_parts_of_the_engine_fast_by_hand():
     assert plan.work == pytest.approx(4 * 48 * 72 / GIB)
     assert plan.logits == pytest.approx(4 * (40 * 10 + 48 * 8 + 4 * 40 * 8) / GIB)
     assert plan.evaluation == pytest.approx(4 * (192 * 72 + 4 * mask) / GIB)
+    # With many words the check before the training is the peak of what has no gradient: 128 positions, whole logits three times.
+    many = plan_memory(replace(facts, vocabulary=10_000), recipe, CPU, prompt=6)
+    assert many.evaluation == pytest.approx(4 * 3 * 128 * 10_000 / GIB)
     trl = plan_memory(
         facts, load_recipe("tiny", engine="trl", per_device_train_batch_size=2, max_length=16, max_prompt_length=8), CPU, TILES
     )
@@ -85,6 +89,13 @@ def test_the_engine_fast_keeps_no_logits():
         small, large = plan_memory(FACTS, recipe, device, prompt=128), plan_memory(twice, recipe, device, prompt=128)
         assert large.logits == small.logits and large.weights > small.weights
     assert head_of_fast("cuda").tile[0] > head_of_fast("cpu").tile[0]
+
+
+def test_the_sizes_that_the_plan_counts_with_are_those_of_the_engine():
+    """The plan comes before the engine in the order of imports, so it names them again: a tile, the check, the reference pass."""
+    assert (memory._FAST_TILE, memory._FAST_LEAST) == (head._TILE, head._LEAST)
+    assert memory._CHECKED == 2 * (self_check._PROMPT + self_check._TOKENS)
+    assert reference_times(False) == reference._TIMES_A_STEP and reference_times(True) == reference._TIMES_A_STEP_CHECKPOINTED
 
 
 def test_checkpointing_and_4_bit_save_what_they_are_for():
@@ -145,8 +156,8 @@ def test_the_head_is_read_from_the_files_of_the_installed_trl(monkeypatch, tmp_p
         (tmp_path / "kernels").mkdir()
         (tmp_path / "kernels" / "chunked_logprob.py").write_text("")
     monkeypatch.setattr(memory, "_trl_folder", lambda: tmp_path)
-    head = head_of_trl("cpu")
-    assert (head.kind, head.copies, head.eval_copies, head.rows) == expected
+    found = head_of_trl("cpu")
+    assert (found.kind, found.copies, found.eval_copies, found.rows) == expected
     assert (head_of_trl("cuda").kind == "triton") == (version == "1.16")
 
 

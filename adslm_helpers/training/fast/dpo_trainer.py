@@ -13,6 +13,8 @@ from .scores import score
 if TYPE_CHECKING:
     from torch import Tensor
 
+GUIDE_TAGS = ("loss/", "loss_components/", "rewards_train/", "preference_metrics/")
+"""How the metrics begin that guides to preference-guided DPO name as TensorBoard shows them: with no "train/" before them."""
 # exp(mp - m) is for looking only, and one pair far out would hide all others.
 _LARGEST_EXPONENT = 20.0
 

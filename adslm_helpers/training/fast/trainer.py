@@ -16,7 +16,9 @@ from ..checks import sum_limit
 from ..prompts import EncodedPair
 from ..settings import trainer_settings
 from .dpo_trainer import trainer_class
+from .head import text_config
 from .items import Collator, Item, Teacher
+from .layout import attention_share
 from .reference import FOLDER, kept_logps, reference_logps
 from .self_check import choose_forward
 
@@ -58,7 +60,7 @@ def build_trainer(
         recipe=recipe,
         model=model,
         args=_arguments(trainer_settings(recipe, plan, len(train_pairs), folder)),
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id, attention_share=attention_share(text_config(model))),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
         callbacks=list(callbacks),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
 from ...models.loading import load_model
 from ...recipe import DpoRecipe
 from ..fast.trainer import build_trainer, reference_logps
@@ -50,10 +51,14 @@ class StepCost:
 
 def step_cost(recipe: DpoRecipe, rows: Sequence[dict], steps: int = 15) -> StepCost:
     """The cost of `steps` steps of each kind on batches of `rows`: the same model, the same pairs, the kinds in turns; the first of each
-    is not counted. A step is collating, both passes and the optimizer's. Raises as loading and encoding do.
+    is not counted. A step is collating, both passes and the optimizer's. Raises DataError where no row can be scored, and as loading and
+    encoding do.
     """
     loaded = load_model(recipe)
     plain, taught = encode_guided(loaded.tokenizer, rows, recipe, loaded.model)
+    if not plain.pairs:
+        told = "\n".join(plain.lines("train"))
+        raise DataError(f"測る対がありません。\n{told}", f"There is no pair to measure with.\n{told}")
     teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": taught[:1]})
     with tempfile.TemporaryDirectory() as folder:
         build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, plain.pairs[:1], Path(folder) / "training", ())

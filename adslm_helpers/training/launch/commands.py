@@ -163,8 +163,8 @@ def _accelerate(
     node = nodes[rank]
     if node.cpu:
         raise TrainingError(
-            "accelerate launch --cpu は、頼まれた数によらず1つのプロセスしか始めません。→ --with torchrun を使ってください。",
-            "accelerate launch --cpu starts one process, whatever number it is given. -> Use --with torchrun.",
+            "accelerate launch は CPU では、頼まれた数によらず1つのプロセスしか始めません。→ --with torchrun を使ってください。",
+            "On CPUs accelerate launch starts one process, whatever number it is given. -> Use --with torchrun.",
         )
     if len({len(one.slots) for one in nodes}) > 1:
         raise TrainingError(
@@ -242,7 +242,7 @@ def own_python(argv: Sequence[str]) -> list[str]:
 
 _MODULES = {
     "python": (),
-    "torchrun": ("-m", "torch.distributed.run"),
+    "torchrun": ("-m", "adslm_helpers.training.launch.quiet_torchrun"),
     "accelerate": ("-m", "accelerate.commands.accelerate_cli"),
     "deepspeed": ("-m", "deepspeed.launcher.runner"),
 }

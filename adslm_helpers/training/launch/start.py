@@ -81,7 +81,10 @@ def _handed_on(process: subprocess.Popen) -> Iterator[list[int]]:
 
     ours = threading.current_thread() is threading.main_thread()
     numbers = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-    before = {number: signal.signal(number, hand_on) for number in numbers} if ours else {}
+    heard = [
+        number for number in numbers if ours and signal.getsignal(number) not in (signal.SIG_IGN, None)
+    ]  # nohup: it stays ignored
+    before = {number: signal.signal(number, hand_on) for number in heard}
     try:
         yield came
     finally:

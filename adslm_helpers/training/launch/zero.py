@@ -25,7 +25,6 @@ _BY_RECIPE = {
     ("bf16", "enabled"): "dtype",
     ("fp16", "enabled"): "dtype",
     ("optimizer", "params", "lr"): "learning_rate",
-    ("optimizer", "params", "weight_decay"): "learning_rate",
     ("scheduler", "type"): "lr_scheduler_type",
 }
 
