@@ -212,7 +212,7 @@ def _prompt_options(command: argparse.ArgumentParser) -> None:
         "--kind", choices=("prompt_tuning", "p_tuning"), default="prompt_tuning", help="PEFT の方法 / PEFT's method"
     )
     command.add_argument(
-        "--virtual-tokens", type=int, default=0, metavar="N", help="いくつ。0: 言葉と同じ / how many; 0: as the words have"
+        "--virtual-tokens", type=int, default=16, metavar="N", help="いくつ。0: 言葉と同じ / how many; 0: as the words have"
     )
     command.add_argument("--learning-rate", type=float, metavar="X", help="既定は方法による / by method unless given")
     command.add_argument("--epochs", type=float, metavar="X", help="既定はレシピの値 / the recipe's unless given")

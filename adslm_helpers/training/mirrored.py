@@ -27,6 +27,7 @@ from ..copies import FULL, checked_entries, differing_files, exists, file_entry,
 from ..errors import CopyError
 from ..run import Run, now
 from .checkpoints import SEAL
+from .guided.embeddings import FILE
 from .resume import STARTED
 
 LISTING, STATE, RESULT = "mirrored.json", "mirror.json", "result.json"
@@ -230,14 +231,14 @@ def _is_record(name: str) -> bool:
 
 
 def _still_entries(run: Run, known: Known, beat: Callable[[], None]) -> dict[str, dict]:
-    """Files that are written once: data, snapshots, and the adapter when result.json says that it is all there.
+    """Files that are written once: data, snapshots, a teacher's vectors, and the adapter when result.json says that it is all there.
 
     They are hashed again only when their size or time changed.
     """
     folders, found = [run.dataset, run.training / "snapshots"], {}
     if exists(run.training / RESULT):
         folders.append(run.training / "adapter")
-    for path in sorted(path for folder in folders for path in folder.rglob("*")):
+    for path in sorted([run.training / FILE, *(path for folder in folders for path in folder.rglob("*"))]):
         name = path.relative_to(run.path).as_posix()
         try:
             if "/." in name or not path.is_file():

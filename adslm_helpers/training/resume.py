@@ -13,20 +13,25 @@ from ..errors import RunError, TrainingError
 from ..recipe import DpoRecipe, recipe_from_dict
 from ..run import Run, read_json, sha256, write_json
 from .checkpoints import last_valid, remove_checkpoint, step_of
+from .guided.embeddings import FILE, embeddings_hash, keep_in_place
 
 STARTED = "fingerprint.json"
 _SIDES = ("train", "eval")
 
 
 def training_fingerprint(run: Run, recipe: DpoRecipe) -> str:
-    """A hash of all that decides the outcome: the recipe and both sides of the split. Raises RunError when a side is missing."""
-    parts = [recipe.to_dict(), *_dataset(run).values()]
+    """A hash of all that decides the outcome: the recipe, both sides of the split, and the vectors that the recipe names.
+
+    Raises RunError when a side is missing, DataError when the vectors are.
+    """
+    parts = [recipe.to_dict(), *_dataset(run).values(), *embeddings_hash(recipe.prompt_embeddings)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def note_start(run: Run, recipe: DpoRecipe, fingerprint: str) -> None:
     """Writes into the training folder what it is started with: the recipe as asked for, and the dataset's hashes."""
     value = {"fingerprint": fingerprint, "recipe": recipe.to_dict(), "dataset": _dataset(run)}
+    value["prompt_embeddings"] = embeddings_hash(recipe.prompt_embeddings)
     write_json(run.training / STARTED, value)
 
 
@@ -73,6 +78,13 @@ def refuse_another(run: Run, recipe: DpoRecipe) -> str:
             f"{run.training} was started with another recipe ({names}). Nothing was changed. "
             "-> Go on with the former one, or leave out --resume: the training is kept beside a new one.",
         )
+    if started.get("prompt_embeddings", []) != embeddings_hash(recipe.prompt_embeddings):
+        raise TrainingError(
+            f"{recipe.prompt_embeddings} は、この学習を始めたあとに変わりました。別のベクトルでは続けられません。何も変えていません。"
+            "→ 元のファイルに戻すか、--resume を外してください（今の学習は横に残り、新しい学習が始まります）。",
+            f"{recipe.prompt_embeddings} changed after this training was started; it cannot go on with other vectors. Nothing was changed. "
+            "-> Put the former file back, or leave out --resume: the training is kept beside a new one.",
+        )
     return started["fingerprint"]
 
 
@@ -87,6 +99,9 @@ def bring_back(run: Run, fingerprint: str) -> list[str]:
         unfinished = not (folder / "result.json").is_file()
         if unfinished and _started(folder).get("fingerprint") == fingerprint:
             told = set_aside(run.training)
+            if run.training.is_dir():  # nothing but vectors, which this training names too or does not use
+                (run.training / FILE).replace(folder / FILE)
+                run.training.rmdir()
             folder.rename(run.training)
             return [
                 *told,
@@ -106,11 +121,13 @@ def free_name(training: Path) -> Path:
 def set_aside(training: Path) -> list[str]:
     """Moves the training that is there to training-1, training-2, ... and says so in bilingual lines; nothing that cost time is overwritten.
 
-    Of a finished one the adapter is kept and the checkpoints are dropped; of an unfinished one the last valid checkpoint is kept.
+    Of a finished one the adapter is kept and the checkpoints are dropped; of an unfinished one the last valid checkpoint is kept. Vectors
+    that lie there stay there: the next training may be told to read them.
     """
-    if not training.is_dir() or not any(training.iterdir()):
+    if not training.is_dir() or not any(path.name != FILE for path in training.iterdir()):
         return []
     aside = training.rename(free_name(training))
+    keep_in_place(aside, training)
     if (aside / "result.json").is_file():
         shutil.rmtree(aside / "checkpoints", ignore_errors=True)
         return [f"前の学習の結果は {aside} に残しました。/ The earlier training's result is kept in {aside}."]
