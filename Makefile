@@ -46,7 +46,9 @@ compat: $(VENV)/ready
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks
 
+# Our engine against TRL (about 6 minutes on 2 quiet cores), then start-up and the default recipe. FULL=1: every shape and vocabulary, two older TRL too, docs/results/engine.md.
 bench: $(VENV)/ready
+	$(BIN)/python scripts/benchmark_engine.py $(if $(FULL),--full --versions 0.18.1 0.29.1 --write,--quick)
 	$(BIN)/python scripts/benchmark.py
 
 # How long a log and an audit take, from 10^4 to 10^6 rows. BIG=1 adds a log of 10^7 rows.

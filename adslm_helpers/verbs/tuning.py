@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from ..recipe import load_recipe
 from ..run import Run
 from ..training.launch.start import check_started
 from ..training.launch.zero import use_deepspeed
@@ -24,6 +25,7 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
 
     configure_mps_environment()
     from ..training.mirror_state import mirror_line
+    from ..training.ranks import this_rank
     from ..training.restore import restore_run
     from ..training.resume import started_recipe
     from ..training.train import expected_steps
@@ -31,6 +33,9 @@ def train(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     from ..widgets.live import live_view
 
     run = Run(arguments.resume or arguments.run)
+    if not this_rank().first:  # it goes by what the first process decides, and says nothing
+        train_run(run, load_recipe("smoke"))
+        return {}, []
     restore_run(run, say=print)  # before the recipe is asked for: on a new machine it is not here yet
     recipe = started_recipe(run) if arguments.resume and not changes_recipe(arguments) else recipe_of(arguments, run)
     view = live_view(expected_steps(run, recipe), notes=[lambda: mirror_line(run.training)])

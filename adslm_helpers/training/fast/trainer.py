@@ -52,14 +52,14 @@ def build_trainer(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    _no_dropout(model)
+    without_dropout(model)
     sides = {"train": [Item(pair) for pair in train_pairs], "eval": [Item(pair) for pair in eval_pairs]}
     if weights is not None:
         sides["train"] = [dataclasses.replace(item, weight=w) for item, w in zip(sides["train"], weights, strict=True)]
     trainer = trainer_class()(
         recipe=recipe,
         model=model,
-        args=_arguments(trainer_settings(recipe, plan, len(train_pairs), folder)),
+        args=training_arguments(trainer_settings(recipe, plan, len(train_pairs), folder)),
         data_collator=Collator(tokenizer.pad_token_id, attention_share=attention_share(text_config(model))),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
@@ -109,7 +109,7 @@ def _with_teacher(trainer: Any, items: Sequence[Item], teacher: Teacher, side: s
     return [dataclasses.replace(item, teacher_logps=logps) for item, logps in zip(items, found, strict=True)]
 
 
-def _arguments(settings: dict[str, Any]) -> Any:
+def training_arguments(settings: dict[str, Any]) -> Any:
     """`transformers.TrainingArguments` of those settings that are its own; the others are the recipe's, and read from it."""
     from transformers import TrainingArguments
 
@@ -119,7 +119,7 @@ def _arguments(settings: dict[str, Any]) -> Any:
     return TrainingArguments(**{name: value for name, value in named.items() if name in fields}, label_names=[])
 
 
-def _no_dropout(model: Any) -> None:
+def without_dropout(model: Any) -> None:
     """Policy and reference see the same network. Beside the layers there are rates that attention reads from its module (Llama, Qwen2)."""
     from torch import nn
 

@@ -55,7 +55,7 @@ def build_prompt_trainer(
     loaded.model.config.use_cache = False
     set_seed(recipe.seed)
     model, notes = _with_vectors(loaded, asked)
-    fast_trainer._no_dropout(model)
+    fast_trainer.without_dropout(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -66,7 +66,7 @@ def build_prompt_trainer(
     trainer = _trainer_class()(
         recipe=recipe,
         model=model,
-        args=fast_trainer._arguments({**settings, "output_dir": str(folder), "save_strategy": "no"}),
+        args=fast_trainer.training_arguments({**settings, "output_dir": str(folder), "save_strategy": "no"}),
         data_collator=_collator_class()(loaded.tokenizer.pad_token_id, virtual=number),
         train_dataset=items["train"],
         eval_dataset=items["eval"],
