@@ -82,7 +82,10 @@ def _training(facts: CardFacts) -> str:
     told = known if known != "?" else "不明。ベースモデルの説明を確かめてください / unknown: see the base model's own card"
     rows = [
         ("ベースモデル / base model", f"{markdown(facts.base)}（ライセンス / licence: {told}）"),
-        ("方法 / method", f"{_METHODS[facts.recipe.method]} + LoRA（loss {facts.recipe.loss_type}, beta {facts.recipe.beta:g}, rank {facts.recipe.lora_r}）"),
+        (
+            "方法 / method",
+            f"{_METHODS[facts.recipe.method]} + LoRA（loss {facts.recipe.loss_type}, beta {facts.recipe.beta:g}, rank {facts.recipe.lora_r}）",
+        ),
         ("データ / data", _source(facts.dataset)),
         ("読んだ行・除いた行 / rows read, dropped", f"{facts.dataset.get('rows_in', '?')}, {dropped}"),
         ("学習に使った対 / pairs trained on", result.get("pairs", {}).get("train", split.get("train", "?"))),

@@ -231,7 +231,7 @@ def _quantised(plan: DevicePlan) -> dict[str, Any]:
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
     )
     # By its number: a bare "cuda" is the first GPU to some readers, whichever this process was given.
-    place = torch.cuda.current_device() if plan.device == "cuda" else plan.device
+    place = torch.cuda.current_device() if plan.device == "cuda" and torch.cuda.is_available() else plan.device
     return {"quantization_config": quantisation, "device_map": {"": place}}
 
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ..environment.device import memory_in_use
 from ..errors import AdslmError
 from ..run import write_json, write_jsonl
+from .fast.dpo_trainer import GUIDE_TAGS
 from .finite import NumberGuard
 from .history import PROGRESS, Alarm, append_row, read_alarms, read_history
 
@@ -112,7 +113,13 @@ def tensorboard_callback(folder: Path) -> list[TrainerCallback]:
             super().on_train_begin(args, state, control, **kwargs)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-            super().on_log(args, state, control, logs=logs, **kwargs)
+            # The names that guides to preference-guided DPO give stand alone; all others get transformers' "train/" or "eval/".
+            guide = {name: value for name, value in (logs or {}).items() if name.startswith(GUIDE_TAGS)}
+            others = {name: value for name, value in (logs or {}).items() if name not in guide}
+            super().on_log(args, state, control, logs=others, **kwargs)
+            if state.is_world_process_zero and self.tb_writer is not None:
+                for name, value in guide.items():
+                    self.tb_writer.add_scalar(name, float(value), state.global_step)
             self._tell(state)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

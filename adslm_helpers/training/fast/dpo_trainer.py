@@ -41,18 +41,22 @@ def trainer_class() -> type:
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
+            import torch
+
             logps, mean_logits = self.answer_logps(model, inputs)
             lengths = inputs["lengths"]
             losses, chosen_rewards, rejected_rewards = pair_losses(logps, inputs["ref_logps"], lengths, self.recipe)
             losses = losses * inputs["weights"]
-            loss = losses.mean()
+            own = slice(self._pairs_of_its_own(len(lengths)))
+            loss = losses[own].mean()
             if self.recipe.sft_weight:
-                loss = loss + self.recipe.sft_weight * sft_loss(logps, lengths) * self._share_of_tokens(lengths)
+                chosen = torch.cat([side[own] for side in logps.chunk(2)])
+                loss = loss + self.recipe.sft_weight * sft_loss(chosen, lengths[own]) * self._share_of_tokens(lengths)
             taught = self._teacher_logps(model, inputs)
             values = {}
             if taught is not None:
                 aligned, gaps = aligned_losses(logps, taught, self.recipe.beta)
-                loss = loss + self.recipe.alpha * aligned.mean()
+                loss = loss + self.recipe.alpha * aligned[own].mean()
                 values = _of_the_teacher(losses, aligned, gaps)
             values |= {
                 "rewards/chosen": chosen_rewards,
@@ -66,9 +70,16 @@ def trainer_class() -> type:
             self._note(values, {"logits/chosen": lengths[:, 0], "logits/rejected": lengths[:, 1]})
             return (loss, {}) if return_outputs else loss
 
+        def _pairs_of_its_own(self, n: int) -> int:
+            """How many pairs of this process's batch of `n` are no repetition: accelerate fills the last batches of an evaluation up."""
+            state, process = self.accelerator.gradient_state, self.accelerator.process_index
+            if self.model.training or self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+                return n
+            return min(n, max(1, state.remainder - process * n))  # of a batch that is all repetition the loss is cut off later
+
         def _share_of_tokens(self, lengths: Tensor) -> Any:
-            """What makes the mean of the processes' own SFT terms the mean over all their tokens."""
-            if self.accelerator.num_processes == 1:
+            """What makes the mean of the processes' own SFT terms the mean over all their tokens; in an evaluation each batch stands alone."""
+            if self.accelerator.num_processes == 1 or not self.model.training:
                 return 1.0
             own = lengths[:, 0].sum().float()
             return own * self.accelerator.num_processes / self.accelerator.reduce(own.clone(), "sum")
