@@ -155,11 +155,11 @@ def _decided(run: Run, recipe: DpoRecipe, fresh: bool, resume: bool, ranks: Rank
     run.require("dataset")
     probe = probe_machine()
     check_preset_fits(recipe, probe)
+    fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     told, words = with_label_noise(recipe, load_split(run, "train") if recipe.use_p_win else [])
     plan = plan_run(told, probe)
     refuse_device(plan.device.device, ranks)
     spread = [*launcher_lines(), *batch_lines(plan.recipe, ranks.count), *few_steps(plan.recipe, len(load_split(run, "train")))]
-    fingerprint = refuse_another(run, recipe) if resume else training_fingerprint(run, recipe)
     kept = bring_back(run, fingerprint) if not fresh else []
     if not fresh and (done := _finished(run, fingerprint)):
         return _Start(told, plan, fingerprint, words, spread, kept, True, replace(done, kept=kept))

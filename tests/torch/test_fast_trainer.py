@@ -125,9 +125,26 @@ def test_weights_change_what_is_trained_and_not_what_is_held_out(build):
 def test_the_sft_term_of_several_processes_is_the_mean_over_all_their_tokens(build):
     trainer = build()
     lengths = torch.tensor([[10, 3], [20, 5]])
+    trainer.model.train()
     assert trainer._share_of_tokens(lengths) == 1.0
     trainer.accelerator = SimpleNamespace(num_processes=2, reduce=lambda own, how: own + 90)  # the other process has 90
     assert trainer._share_of_tokens(lengths).item() == pytest.approx(2 * 30 / 120)
+    trainer.model.eval()
+    assert trainer._share_of_tokens(lengths) == 1.0, "the batches of an evaluation stand alone"
+
+
+def test_a_pair_that_fills_up_an_evaluation_batch_does_not_count_again(build):
+    """Two processes, 11 pairs in batches of 4: the last round holds 3, then padding."""
+    trainer = build()
+    trainer.model.eval()
+    own = []
+    for process in (0, 1):
+        state = SimpleNamespace(end_of_dataloader=True, remainder=3)
+        trainer.accelerator = SimpleNamespace(num_processes=2, process_index=process, gradient_state=state)
+        own.append(trainer._pairs_of_its_own(4))
+    assert own == [3, 1]  # of a batch that is all repetition nothing is kept: the loss of its one pair is cut off
+    state.end_of_dataloader = False
+    assert trainer._pairs_of_its_own(4) == 4
 
 
 # --- the network ---------------------------------------------------------------------------------------------------------
