@@ -106,7 +106,9 @@ def failures(found: dict, reference: dict) -> list[str]:
         f"resumed from {found['resumed_from']}, not from 10": found["resumed_from"] == 10,
         f"resumed adapter differs by {found['resumed_difference']:.1e}": found["resumed_difference"] <= 1e-6,
         **{f"engine fast: {key} differs from TRL's by {fast[key]:.1e}": fast[key] <= 1e-4 for key in FAST},
-        f"engine fast: resumed from {fast['resumed_from']}, adapter differs by {fast['resumed_difference']:.1e}": fast["resumed_from"]
+        f"engine fast: resumed from {fast['resumed_from']}, adapter differs by {fast['resumed_difference']:.1e}": fast[
+            "resumed_from"
+        ]
         == 10
         and fast["resumed_difference"] <= 1e-6,
         f"a ruined text was not gone back from: {ending}": ending["healthy"] is False

@@ -358,3 +358,23 @@ def test_numbers_that_are_not_finite_are_left_to_the_preflight():
     model.model.norm.weight.data.fill_(torch.inf)
     chosen = choose_forward(model.train(), PAIRS, PAD, contextlib.nullcontext)
     assert chosen.shared and not chosen.told and model.training
+
+
+# --- the last MLP --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_mlp_sees_only_what_is_read_and_changes_no_number(model_folder):
+    """The other layers see every position; with activations computed again nothing is left out, for the second pass would not know."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    batch = lay_out(PAIRS, 0)
+    seen = []
+    layers = model.model.layers
+    for layer in (layers[0], layers[-1]):
+        layer.mlp.gate_proj.register_forward_hook(lambda module, arguments, output: seen.append(output.shape[:-1].numel()))
+    with torch.no_grad():
+        found = score(model, batch, tiled_head(model))[0]
+    assert seen == [batch["input_ids"].numel(), len(set(batch["read_at"].tolist()))] and seen[1] < seen[0]
+    model.gradient_checkpointing_enable()
+    seen.clear()
+    again = score(model.train(), batch, tiled_head(model))[0]
+    assert seen == [batch["input_ids"].numel()] * 2 and torch.allclose(found, again, atol=1e-4)

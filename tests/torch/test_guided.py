@@ -102,7 +102,9 @@ def test_alpha_zero_is_plain_dpo_bit_for_bit_whoever_teaches(guided, tmp_path):
     for name in ("frozen", "live"):
         assert runs[name][0] == losses
         assert all(torch.equal(weights[key], value) for key, value in runs[name][1].items())
-        assert any(row.get("loss_components/aligned_loss", 0) > 1e-3 for row in runs[name][2]), "or there is no teacher to leave out"
+        assert any(row.get("loss_components/aligned_loss", 0) > 1e-3 for row in runs[name][2]), (
+            "or there is no teacher to leave out"
+        )
 
 
 def test_the_first_loss_is_ln_2_and_alpha_beta_times_the_mean_lead_of_the_teacher(guided, tmp_path):

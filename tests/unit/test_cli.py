@@ -19,7 +19,21 @@ from adslm_helpers.road import ROAD, NotebookError
 from adslm_helpers.run import Run
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["setup", "dataset", "train", "preference-prompt", "launch", "monitor", "analyze", "check", "evaluate", "rate", "export", "chat", "run"]
+VERBS = [
+    "setup",
+    "dataset",
+    "train",
+    "preference-prompt",
+    "launch",
+    "monitor",
+    "analyze",
+    "check",
+    "evaluate",
+    "rate",
+    "export",
+    "chat",
+    "run",
+]
 ROW = '{"prompt": "依頼%d", "chosen": "良い文%d", "rejected": "悪い文%d"}\n'
 
 

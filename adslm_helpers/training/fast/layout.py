@@ -35,7 +35,7 @@ def lay_out(pairs: Sequence[EncodedPair], pad_token_id: int, *, shared: bool = T
     learned vectors.
 
     lengths [B, 2]: tokens of each answer, its EOS included. input_ids, position_ids [R, L]. blocks [R, L]: 0 on padding, else
-    3 x number of the pair in its row + SHARED, CHOSEN or REJECTED (two rows: attention_mask [R, L] instead). read_at, targets [N]: the
+    3 x number of the pair in its row + SHARED, CHOSEN or REJECTED (two rows: attention_mask [R, L] instead). places: the flat indices whose hidden states are read, each once. read_at, targets [N]: the
     flat index of a position whose hidden state predicts a token, and that token. counted, sequence [M]: which of the N count for which of the
     2B sequences, the chosen ones first. virtual_at [B x virtual, twice as many in two rows]: flat indices of the free places, in order.
     """
@@ -73,7 +73,7 @@ def lay_out(pairs: Sequence[EncodedPair], pad_token_id: int, *, shared: bool = T
     lengths = torch.tensor([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in pairs])
     batch = {"lengths": lengths, "input_ids": input_ids, "position_ids": position_ids}
     batch |= {"blocks": blocks} if shared else {"attention_mask": (blocks > 0).long()}
-    flat = {"read_at": read_at, "targets": targets, "counted": counted, "sequence": sequence}
+    flat = {"places": sorted(set(read_at)), "read_at": read_at, "targets": targets, "counted": counted, "sequence": sequence}
     if virtual:
         flat["virtual_at"] = virtual_at
     return batch | {name: torch.tensor(values) for name, values in flat.items()}

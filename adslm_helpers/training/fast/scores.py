@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .head import OwnHead, TiledHead, with_hidden
+from .last_layer import only_where_read
 from .layout import allowed
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def score(
     import torch
 
     bare = getattr(model, "module", model)
-    scorer, hidden = _forward(model, bare, _inputs(bare, batch, prefix), head)
+    with only_where_read(bare, batch["places"]):
+        scorer, hidden = _forward(model, bare, _inputs(bare, batch, prefix), head)
     token_logps, mean_logits = scorer.token_logps(hidden.flatten(0, -2)[batch["read_at"]], batch["targets"])
     lengths = batch["lengths"].T.reshape(-1)
     logps, means = (
