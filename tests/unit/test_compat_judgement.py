@@ -12,6 +12,7 @@ SOUND = {
     "resumed_from": 10, "resumed_difference": 0.0, "ending": {"ending": 3, "last": 6, "healthy": False, "difference": 0.0},
     "exported": {"files": 20, "changed_texts": 0}, "seconds": 40.0, "done_by_us": [],
     "preflight": {f"check{n}": True for n in range(7)},
+    "fast": {"loss": 1e-6, "rewards/margins": 0.0, "eval_loss": 0.0, "resumed_from": 10, "resumed_difference": 0.0, "done_by_us": []},
 }  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def test_a_sound_run_breaks_no_promise():
         ({"resumed_from": 0}, "resumed from 0"),
         ({"resumed_difference": 1e-5}, "resumed adapter"),
         ({"ending": {"ending": 12, "last": 12, "healthy": True, "difference": 0.0}}, "ruined text"),
+        ({"fast": {**SOUND["fast"], "eval_loss": 2e-4}}, "engine fast: eval_loss differs"),
+        ({"fast": {**SOUND["fast"], "resumed_from": 0}}, "engine fast: resumed from 0"),
         ({"exported": {"files": 20, "changed_texts": 1}}, "export changed 1"),
     ],
 )

@@ -115,7 +115,7 @@ def test_pairs_that_one_branch_cannot_hold_leave_both_and_are_counted():
     ("template", "changes", "words"),
     [
         (CHAT, {"preference_text": "終わり</s>です"}, "special token '</s>'"),
-        (CHAT, {"preference_text": "短く\udcff"}, "is not UTF-8"),
+        (CHAT, {"preference_text": "短く\udcff"}, "holds what is no text"),
         (NO_SYSTEM, {"preference_placement": "system"}, "takes no system message. -> Set preference_placement to 'user_end'"),
         (SILENT, {"preference_placement": "system"}, "leaves the instruction '短く書いてください。' out"),
     ],

@@ -71,12 +71,7 @@ def default_system_message(tokenizer: Any) -> str:
 
 
 def check_instruction(tokenizer: Any, instruction: str) -> None:
-    """Raises RecipeError where the instruction spells a special token, which would end the turn or the text, or is no text at all."""
-    if any("\ud800" <= letter <= "\udfff" for letter in instruction):  # bytes of a terminal that are not UTF-8
-        raise RecipeError(
-            f"preference_text {brief(instruction)} は UTF-8 の文字列ではありません。→ 端末の文字コードを UTF-8 にして、書き直してください。",
-            f"preference_text {brief(instruction)} is not UTF-8. -> Set the terminal to UTF-8 and write it again.",
-        )
+    """Raises RecipeError where the instruction spells a special token, which would end the turn or the text."""
     for special in tokenizer.all_special_tokens:
         if special in instruction:
             raise RecipeError(

@@ -58,7 +58,10 @@ def step_cost(recipe: DpoRecipe, rows: Sequence[dict], steps: int = 15) -> StepC
     plain, taught = encode_guided(loaded.tokenizer, rows, recipe, loaded.model)
     if not plain.pairs:
         told = "\n".join(plain.lines("train"))
-        raise DataError(f"測る対がありません。\n{told}", f"There is no pair to measure with.\n{told}")
+        raise DataError(
+            f"測る対がありません。\n{told}\n→ データか max_length を見直してください。",
+            f"There is no pair to measure with.\n{told}\n-> Look at the data, or raise max_length.",
+        )
     teacher = make_teacher(recipe, loaded.model, {"train": taught, "eval": taught[:1]})
     with tempfile.TemporaryDirectory() as folder:
         build = (recipe, loaded.plan, loaded.model, loaded.tokenizer, plain.pairs, plain.pairs[:1], Path(folder) / "training", ())
