@@ -63,3 +63,17 @@ def test_alarms_stand_in_tensorboard_as_text_each_once(run, recipe):
     shown.Reload()
     texts = [(event.step, event.tensor_proto.string_val[0].decode()) for event in shown.Tensors("alarms/text_summary")]
     assert [step for step, _ in texts] == [2, 4] and "texts loop" in texts[0][1]
+
+
+def test_a_user_of_the_guide_finds_its_names_beside_trls(run, recipe):
+    """transformers puts "train/" before every name; the guide's are known without it."""
+    asked = {"engine": "fast", "method": "preference_guided", "preference_text": "短く。", "max_steps": 2}
+    train(run, recipe_from_dict({**recipe.to_dict(), **asked}))
+    shown = EventAccumulator(str(run.training / "events"))
+    shown.Reload()
+    guide = {"loss/train", "loss_components/dpo_loss", "loss_components/aligned_loss", "rewards_train/accuracy"}
+    names = set(shown.Tags()["scalars"])
+    assert guide | {"preference_metrics/pref_advantage_ratio", "train/loss", "train/rewards/accuracies"} <= names
+    assert not {name for name in names if name.startswith("train/loss_components")}
+    both = [[event.value for event in shown.Scalars(name)] for name in ("loss/train", "train/loss")]
+    assert both[0] == both[1] and len(both[0]) == 2

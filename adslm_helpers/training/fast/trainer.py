@@ -77,8 +77,10 @@ def build_trainer(
         for one in hear:
             one(line)
 
-    def look_up(pairs: Sequence[EncodedPair], prefix: Any = None) -> list[tuple[float, float]]:
-        found, words = kept_logps(trainer, pairs, folder.parent / FOLDER, sum_limit(plan), prefix, say)
+    def look_up(pairs: Sequence[EncodedPair], prefix: Any = None, reader: str = "") -> list[tuple[float, float]]:
+        found, words = kept_logps(
+            trainer, pairs, folder.parent / FOLDER, sum_limit(plan), prefix, lambda line: say(f"{reader}{line}")
+        )
         told.extend(words)
         return found
 
@@ -105,7 +107,7 @@ def _with_teacher(trainer: Any, items: Sequence[Item], teacher: Teacher, side: s
         trainer.prefix = prefix
         trainer.data_collator.virtual = 0 if prefix is None else len(prefix)
         return [dataclasses.replace(item, taught=pair) for item, pair in zip(items, taught, strict=True)]
-    found = look_up(taught, prefix)
+    found = look_up(taught, prefix, "教師 / teacher: ")
     return [dataclasses.replace(item, teacher_logps=logps) for item, logps in zip(items, found, strict=True)]
 
 
