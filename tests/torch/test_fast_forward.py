@@ -378,3 +378,11 @@ def test_the_last_mlp_sees_only_what_is_read_and_changes_no_number(model_folder)
     seen.clear()
     again = score(model.train(), batch, tiled_head(model))[0]
     assert seen == [batch["input_ids"].numel()] * 2 and torch.allclose(found, again, atol=1e-4)
+
+
+def test_rows_padded_to_a_multiple_give_the_same_numbers(model_folder):
+    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    plain, wide = lay_out(PAIRS, 0), lay_out(PAIRS, 0, multiple=64)
+    assert wide["input_ids"].shape[1] % 64 == 0 and wide["input_ids"].shape[1] > plain["input_ids"].shape[1]
+    with torch.no_grad():
+        assert torch.allclose(score(model, plain)[0], score(model, wide)[0], atol=1e-4)

@@ -43,9 +43,11 @@ class Teacher:
 class Collator:
     """Items to a batch: laid out in one row a pair or two, whichever is less work."""
 
-    def __init__(self, pad_token_id: int, shared: bool = True, attention_share: float = 0.0, virtual: int = 0):
+    def __init__(self, pad_token_id: int, shared: bool = True, attention_share: float = 0.0, multiple: int = 1):
         self.pad_token_id, self.shared, self.attention_share = pad_token_id, shared, attention_share
-        self.virtual = virtual
+        self.multiple = multiple
+        """Rows are padded to a multiple of this: Apple's GPUs keep a set of buffers for every width."""
+        self.virtual = 0
         """Learned vectors before the prompts of the teacher."""
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Collator:
     def laid_out(self, pairs: Sequence[EncodedPair], virtual: int = 0) -> dict[str, Tensor]:
         """The cheaper layout of `pairs`, for `score`."""
         shared = self.shared and self._work(pairs, True, virtual) < self._work(pairs, False, virtual)
-        return lay_out(pairs, self.pad_token_id, shared=shared, virtual=virtual)
+        return lay_out(pairs, self.pad_token_id, shared=shared, virtual=virtual, multiple=self.multiple)
 
     def _work(self, pairs: Sequence[EncodedPair], shared: bool, virtual: int) -> float:
         return cost(pairs, shared, self.attention_share, virtual)

@@ -30,13 +30,15 @@ class _Laid:
     """(index of the token that predicts, predicted token, sequences of the batch that it counts for)."""
 
 
-def lay_out(pairs: Sequence[EncodedPair], pad_token_id: int, *, shared: bool = True, virtual: int = 0) -> dict[str, Tensor]:
+def lay_out(
+    pairs: Sequence[EncodedPair], pad_token_id: int, *, shared: bool = True, virtual: int = 0, multiple: int = 1
+) -> dict[str, Tensor]:
     """A batch for `scores.score`. `shared` False: the usual two rows a pair. `virtual`: places left free before every prompt for
-    learned vectors.
+    learned vectors. `multiple`: the width is one of this number.
 
     lengths [B, 2]: tokens of each answer, its EOS included. input_ids, position_ids [R, L]. blocks [R, L]: 0 on padding, else
-    3 x number of the pair in its row + SHARED, CHOSEN or REJECTED (two rows: attention_mask [R, L] instead). places: the flat indices whose hidden states are read, each once. read_at, targets [N]: the
-    flat index of a position whose hidden state predicts a token, and that token. counted, sequence [M]: which of the N count for which of the
+    3 x number of the pair in its row + SHARED, CHOSEN or REJECTED (two rows: attention_mask [R, L] instead). places: the flat indices whose
+    hidden states are read, each once. read_at, targets [N]: such an index for each predicted token, and that token. counted, sequence [M]: which of the N count for which of the
     2B sequences, the chosen ones first. virtual_at [B x virtual, twice as many in two rows]: flat indices of the free places, in order.
     """
     import torch
@@ -50,7 +52,8 @@ def lay_out(pairs: Sequence[EncodedPair], pad_token_id: int, *, shared: bool = T
             for sequence, (pair, answer) in enumerate(_sides(pairs))
         ]
         rows = [[index] for index in range(len(pieces))]
-    width = max(sum(len(pieces[index].ids) for index in row) for row in rows)
+    widest = max(sum(len(pieces[index].ids) for index in row) for row in rows)
+    width = -(-widest // multiple) * multiple
     input_ids = torch.full((len(rows), width), pad_token_id)
     position_ids, blocks = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
     read_at, targets, counted, sequence, virtual_at = [], [], [], [], []

@@ -60,7 +60,9 @@ def build_trainer(
         recipe=recipe,
         model=model,
         args=training_arguments(trainer_settings(recipe, plan, len(train_pairs), folder)),
-        data_collator=Collator(tokenizer.pad_token_id, attention_share=attention_share(text_config(model))),
+        data_collator=Collator(
+            tokenizer.pad_token_id, attention_share=attention_share(text_config(model)), multiple=plan.pad_to_multiple_of or 1
+        ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
         callbacks=list(callbacks),
