@@ -66,8 +66,8 @@ def test_parts_of_the_engine_fast_by_hand():
     assert plan.logits == pytest.approx(4 * (40 * 10 + 48 * 8 + 4 * 40 * 8) / GIB)
     assert plan.evaluation == pytest.approx(4 * (192 * 72 + 4 * mask) / GIB)
     # With many words the check before the training is the peak of what has no gradient: 48 positions, whole logits three times.
-    many = plan_memory(replace(facts, vocabulary=10_000), recipe, CPU, prompt=6)
-    assert many.evaluation == pytest.approx(4 * 3 * 48 * 10_000 / GIB)
+    many = plan_memory(replace(facts, vocabulary=100_000), recipe, CPU, prompt=6)
+    assert many.evaluation == pytest.approx(4 * 3 * 48 * 100_000 / GIB)
     trl = plan_memory(
         facts, load_recipe("tiny", engine="trl", per_device_train_batch_size=2, max_length=16, max_prompt_length=8), CPU, TILES
     )

@@ -43,11 +43,11 @@ class Teacher:
 class Collator:
     """Items to a batch: laid out in one row a pair or two, whichever is less work."""
 
-    def __init__(self, pad_token_id: int, shared: bool = True, attention_share: float = 0.0, multiple: int = 1):
+    def __init__(self, pad_token_id: int, shared: bool = True, attention_share: float = 0.0, multiple: int = 1, virtual: int = 0):
         self.pad_token_id, self.shared, self.attention_share = pad_token_id, shared, attention_share
         self.multiple = multiple
         """Rows are padded to a multiple of this: Apple's GPUs keep a set of buffers for every width."""
-        self.virtual = 0
+        self.virtual = virtual
         """Learned vectors before the prompts of the teacher."""
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
