@@ -1,11 +1,9 @@
 """Figures of preference-guided DPO: the same rules as for all figures, and the numbers that the lesson reads off them."""
 
-import itertools
 import warnings
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_plots import font, texts, words  # noqa: F401
+from test_plots import assert_every_word_can_be_read, font, texts, words  # noqa: F401
 
 from adslm_helpers import figure_style, plots_guided
 
@@ -32,13 +30,7 @@ def test_no_boxes_no_overlaps_nothing_cut_off(name, font):  # noqa: F811
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = FIGURES[name]()
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [(text.get_text(), text.get_window_extent(renderer).padded(-1)) for text in texts(figure)]
-    for text, box in boxes:
-        inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= figure.bbox.width + 2 and box.y1 <= figure.bbox.height + 2
-        assert inside, f"{text!r} is cut off"
-    for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
-        assert not box.overlaps(other_box), f"{one!r} lies on {other!r}"
+    assert_every_word_can_be_read(figure)
 
 
 def test_without_a_japanese_font_every_word_is_english(monkeypatch):

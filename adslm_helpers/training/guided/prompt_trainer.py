@@ -26,6 +26,7 @@ from ..fast.self_check import choose_forward
 from ..history import HISTORY
 from ..prompts import EncodedPair, EncodedPairs, encode_pairs
 from ..settings import trainer_settings
+from .teacher import positions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,8 +117,7 @@ def _with_vectors(loaded: LoadedModel, asked: dict[str, Any]) -> tuple[Any, list
 
 def _encoded(run: Run, side: str, loaded: LoadedModel, recipe: DpoRecipe, number: int) -> EncodedPairs:
     """The pairs that fit with `number` vectors before them; the others counted."""
-    config = loaded.model.config.get_text_config() if hasattr(loaded.model.config, "get_text_config") else loaded.model.config
-    positions = getattr(config, "max_position_embeddings", None) or float("inf")
+    positions = positions_of(loaded.model)
     encoded = encode_pairs(loaded.tokenizer, load_split(run, side), recipe.max_length, recipe.max_prompt_length)
     fitting = [pair for pair in encoded.pairs if number + len(pair.prompt_ids) + _longest(pair) <= positions]
     if missing := len(encoded.pairs) - len(fitting):

@@ -29,7 +29,7 @@ def encode_guided(
     check_instruction(tokenizer, instruction)
     default_system = default_system_message(tokenizer) if recipe.preference_placement == "system" else ""
     prefix = None if model is None else prefix_of(recipe, model)
-    room = _positions(model) - (0 if prefix is None else len(prefix))
+    room = positions_of(model) - (0 if prefix is None else len(prefix))
     pairs, taught, dropped, kept = [], [], Counter(), []
     for index, row in enumerate(rows):
         encoded = encode_with_messages(tokenizer, row, recipe.max_length, recipe.max_prompt_length)
@@ -60,7 +60,7 @@ def prefix_of(recipe: DpoRecipe, model: Any) -> Tensor | None:
     return read_prompt_embeddings(recipe.prompt_embeddings, model.get_input_embeddings().weight.shape[1]).to(model.device)
 
 
-def _positions(model: Any) -> float:
+def positions_of(model: Any) -> float:
     """Tokens that the model can read; no limit where its config names none (ALiBi)."""
     config = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
